@@ -1,0 +1,1 @@
+"""Values and pure functions: what users declare and what travels."""

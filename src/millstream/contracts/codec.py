@@ -1,0 +1,329 @@
+"""CloudEvents 1.0 on the wire: structured JSON, binary headers, and bare JSON bodies.
+
+Strict both ways: what breaks the specification raises EnvelopeError naming the
+attribute, and what these functions write they can read back to an equal envelope
+(except `topic`, which never travels).
+"""
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import EnvelopeError
+from millstream.contracts.message import UNSAFE_TEXT, Contract
+
+STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_NAME = re.compile(r"[a-z0-9]+", re.ASCII)
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
+_JSON_TYPE = re.compile(r"[^/;\s]+/(?:[^/;\s]+\+)?json", re.ASCII | re.IGNORECASE)
+
+# Every attribute that has its own field, so that no extension can write it a second time.
+_OWN = frozenset(
+    "specversion id source type subject partitionkey time datacontenttype dataschema data contractversion "
+    "correlationid causationid causationattempt traceparent tracestate".split()
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def to_structured(e: Envelope) -> bytes:
+    """The whole envelope as one JSON document.
+
+    A JSON body is embedded byte for byte; a body that is not JSON, whatever it claims
+    to be, goes as `data_base64`, so that it arrives intact too.
+    """
+    members: dict[str, Any] = dict(_attributes(e))
+    members["datacontenttype"] = e.content_type
+    members["contractversion"] = e.version
+    data = e.data
+    if data:
+        if _is_json_type(e.content_type) and _is_exact_json(data):
+            members["data"] = msgspec.Raw(data)
+        else:
+            members["data_base64"] = b64encode(data).decode("ascii")
+    return _encode(members)
+
+
+def from_structured(document: bytes) -> Envelope:
+    """The envelope in a structured JSON document, or EnvelopeError."""
+    try:
+        members = _decode_members(document)
+    # RecursionError: a body nested too deeply for any reader.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EnvelopeError(
+            f"this is no structured CloudEvent: {error}; the body must be one JSON object with the event's attributes"
+        ) from error
+    data = members.pop("data", None)
+    encoded = members.pop("data_base64", None)
+    attributes = {name: text for name, raw in members.items() if (text := _attribute_text(name, raw)) is not None}
+    content_type = attributes.pop("datacontenttype", "application/json")
+    return _envelope(attributes, content_type, _structured_data(data, encoded, content_type))
+
+
+def to_binary(e: Envelope) -> tuple[list[tuple[str, bytes]], bytes]:
+    """The attributes as headers `ce_<name>` and `content-type`, and the body as it is."""
+    headers = [(f"ce_{name}", text.encode()) for name, text in _attributes(e)]
+    headers.append(("ce_contractversion", b"%d" % e.version))
+    headers.append(("content-type", e.content_type.encode()))
+    return headers, e.data
+
+
+def from_binary(headers: Iterable[tuple[str, bytes | None]], body: bytes | None) -> Envelope:
+    """The envelope in these headers and this body, or EnvelopeError.
+
+    Headers without the `ce_` prefix belong to the transport and are ignored. A body
+    whose content type says that it is a structured CloudEvent is read as one.
+    """
+    attributes: dict[str, str] = {}
+    content_type: str | None = None
+    for header, value in headers:
+        if header.startswith("ce_"):
+            name = header[3:]
+            if name in attributes:
+                raise EnvelopeError(f"the header {header} came twice, so {name!r} has no one value; send it once")
+            attributes[name] = _header_text(name, value)
+        elif header.lower() == "content-type":
+            content_type = _header_text("datacontenttype", value)
+    if content_type is not None and content_type.lower().startswith("application/cloudevents"):
+        if content_type.partition(";")[0].strip().lower() != STRUCTURED_CONTENT_TYPE:
+            raise EnvelopeError(f"datacontenttype {content_type!r} is not supported; send {STRUCTURED_CONTENT_TYPE}")
+        return from_structured(body or b"")
+    # Some senders put it beside the other attributes instead of where the specification wants it.
+    stray = attributes.pop("datacontenttype", None)
+    return _envelope(attributes, content_type or stray or "application/json", body or b"")
+
+
+def from_plain(body: bytes, *, contract: Contract, id: str, source: str, key: str | None, time: int) -> Envelope:
+    """The envelope around a bare JSON body, for `wire="json"`: what the body does not say comes from the caller."""
+    _checked("id", id)
+    _checked_source(source)
+    if key is not None:
+        _checked("partitionkey", key)
+    return Envelope(
+        id=id,
+        source=source,
+        type=contract.name,
+        key=key,
+        time=time,
+        data=body,
+        version=contract.version,
+        topic=contract.topic,
+    )
+
+
+def _attributes(e: Envelope) -> list[tuple[str, str]]:
+    """Every attribute that is written alike in both forms, checked."""
+    extensions = e.extensions or {}
+    _checked_source(e.source)
+    _checked_type(e.content_type)
+    if e.version < 0:
+        raise EnvelopeError(f"contractversion {e.version} is negative; versions count from 1")
+    pairs = [("specversion", "1.0"), ("id", e.id), ("source", e.source), ("type", e.type)]
+    if e.key is not None:
+        # A foreign event may have a subject that is not its key; _envelope has kept it here.
+        pairs.append(("subject", extensions.get("subject", e.key)))
+        pairs.append(("partitionkey", e.key))
+    elif "subject" in extensions:
+        raise EnvelopeError("the extension 'subject' stands without a key; set the envelope's key instead")
+    if e.time:
+        pairs.append(("time", _time_text(e.time)))
+    for name, value in (
+        ("dataschema", e.schema),
+        ("correlationid", e.correlation),
+        ("causationid", e.causation),
+        ("causationattempt", e.attempt),
+        ("traceparent", e.traceparent),
+        ("tracestate", e.tracestate),
+    ):
+        if value is not None:
+            pairs.append((name, value))
+    for name, value in extensions.items():
+        if name != "subject":
+            _checked_name(name)
+            if name in _OWN:
+                raise EnvelopeError(f"{name!r} has its own place in the envelope; do not pass it as an extension")
+            pairs.append((name, value))
+    for name, value in pairs:
+        _checked(name, value)
+    return pairs
+
+
+def _envelope(attributes: dict[str, str], content_type: str, data: bytes) -> Envelope:
+    for name, value in attributes.items():
+        if name not in _OWN:
+            _checked_name(name)
+        _checked(name, value)
+    _checked_type(content_type)
+    take = attributes.pop
+    version = take("specversion", None)
+    if version != "1.0":
+        raise EnvelopeError(
+            f"specversion is {'missing' if version is None else repr(version)}; Millstream reads CloudEvents 1.0 only"
+        )
+    id, source, type_ = _required(attributes, "id"), _required(attributes, "source"), _required(attributes, "type")
+    _checked_source(source)
+    if "data" in attributes:
+        raise EnvelopeError("'data' is the body and cannot be an attribute; rename the extension")
+    subject, key = take("subject", None), take("partitionkey", None)
+    time = take("time", None)
+    contract_version = take("contractversion", None)
+    schema = take("dataschema", None)
+    correlation, causation = take("correlationid", None), take("causationid", None)
+    attempt = take("causationattempt", None)
+    traceparent, tracestate = take("traceparent", None), take("tracestate", None)
+    # What is left has no field of its own. A subject beside another key is kept, or a bridge would lose it.
+    if subject is not None and key is not None and subject != key:
+        attributes["subject"] = subject
+    return Envelope(
+        id=id,
+        source=source,
+        type=type_,
+        key=key if key is not None else subject,
+        time=0 if time is None else _time_micros(time),
+        data=data,
+        content_type=content_type,
+        schema=schema,
+        version=1 if contract_version is None else _version(contract_version),
+        correlation=correlation,
+        causation=causation,
+        attempt=attempt,
+        traceparent=traceparent,
+        tracestate=tracestate,
+        extensions=attributes or None,
+    )
+
+
+def _required(attributes: dict[str, str], name: str) -> str:
+    value = attributes.pop(name, None)
+    if value is None:
+        raise EnvelopeError(f"{name!r} is missing, and CloudEvents requires it; the publisher must set it")
+    return value
+
+
+def _checked(name: str, value: str) -> None:
+    if not value:
+        raise EnvelopeError(f"{name!r} is empty; leave the attribute out or give it a value")
+    # isprintable is one fast call and refuses a little too much; the expression has the last word.
+    if not value.isprintable() and UNSAFE_TEXT.search(value):
+        raise EnvelopeError(f"{name!r} has a character CloudEvents forbids: {value!r}; remove control characters")
+
+
+# Sources, content types and extension names are few and come again with every event.
+@lru_cache(maxsize=1024)
+def _checked_source(source: str) -> None:
+    _checked("source", source)
+    if any(c.isspace() or c in '<>"{}|\\^`' for c in source):
+        raise EnvelopeError(f"'source' is not a URI reference: {source!r}; write it like \"/inventory\"")
+
+
+@lru_cache(maxsize=1024)
+def _checked_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise EnvelopeError(f"{name!r} cannot name an attribute: only lower-case letters a-z and digits; rename it")
+
+
+@lru_cache(maxsize=1024)
+def _checked_type(content_type: str) -> None:
+    _checked("datacontenttype", content_type)
+    if content_type.lower().startswith("application/cloudevents"):
+        # A reader would take the body for a structured event.
+        raise EnvelopeError(f"'datacontenttype' {content_type!r} is for whole events; name the type of the data")
+
+
+@lru_cache(maxsize=1024)
+def _is_json_type(content_type: str) -> bool:
+    return _JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()) is not None
+
+
+def _is_exact_json(data: bytes) -> bool:
+    """Whether `data`, embedded in a document, is read back from it byte for byte."""
+    try:
+        # Raw drops white space around a value, and does not look inside strings for invalid UTF-8.
+        return bytes(_decode_raw(data)) == data and (data.isascii() or bool(data.decode()))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _attribute_text(name: str, raw: msgspec.Raw) -> str | None:
+    """An attribute's JSON value as canonical text; None where it is null, which means unset."""
+    try:
+        value = _decode_any(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EnvelopeError(f"{name!r} cannot be read: {error}; send a string") from error
+    if isinstance(value, str) or value is None:
+        return value
+    if name in _OWN and name != "contractversion":
+        raise EnvelopeError(f"{name!r} is {bytes(raw)[:80]!r}, not a string; CloudEvents requires a string here")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # The digits as they came: no integer is too long to keep as text.
+    text = str(raw_text, "ascii") if isinstance(value, int) and (raw_text := bytes(raw)).isascii() else ""
+    if not _INTEGER.fullmatch(text):
+        raise EnvelopeError(f"{name!r} is {bytes(raw)[:80]!r}; an extension is a string, an integer or a boolean")
+    return text
+
+
+def _structured_data(data: msgspec.Raw | None, encoded: msgspec.Raw | None, content_type: str) -> bytes:
+    if data is not None and encoded is not None:
+        raise EnvelopeError("'data' and 'data_base64' are both there, so the body is ambiguous; send one of them")
+    if encoded is not None:
+        try:
+            return b64decode(msgspec.json.decode(encoded, type=str), validate=True)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise EnvelopeError(f"'data_base64' is not base64: {error}; encode the body with padding") from error
+    if data is None:
+        return b""
+    body = bytes(data)
+    # Text of another type, such as XML, travels as a JSON string; the string is the body.
+    if not _is_json_type(content_type) and body.startswith(b'"'):
+        try:
+            return msgspec.json.decode(body, type=str).encode()
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise EnvelopeError(f"'data' is not readable text: {error}; send it as data_base64") from error
+    return body
+
+
+def _header_text(name: str, value: bytes | None) -> str:
+    if value is None:
+        raise EnvelopeError(f"{name!r} has no value; leave the header out or give it a value")
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise EnvelopeError(f"{name!r} is not UTF-8: {value[:80]!r}; encode header values as UTF-8") from error
+
+
+def _time_text(micros: int) -> str:
+    try:
+        moment = _EPOCH + timedelta(microseconds=micros)
+    except OverflowError as error:
+        raise EnvelopeError(f"'time' {micros} is outside the years 1 to 9999; pass microseconds since 1970") from error
+    return moment.replace(tzinfo=None).isoformat() + "Z"
+
+
+def _time_micros(text: str) -> int:
+    try:
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise EnvelopeError(f"'time' {text!r} is not an RFC 3339 time: write it like 2026-01-31T12:00:00Z") from error
+    if moment.tzinfo is None:
+        raise EnvelopeError(f"'time' {text!r} has no time zone, so it names no moment; add Z or an offset")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _version(text: str) -> int:
+    # Nine digits: what the Integer type of CloudEvents surely holds, and no more work than that.
+    if len(text) > 9 or not text.isascii() or not text.isdigit():
+        raise EnvelopeError(f"'contractversion' is {text!r}, not a whole number; send 1, 2, 3")
+    return int(text)

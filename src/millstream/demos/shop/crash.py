@@ -1,0 +1,36 @@
+"""Named places where a service dies as if by `kill -9`, so that kills hit the dangerous moments often enough."""
+
+import os
+import random
+import signal
+
+from millstream.demos.shop.options import Settings
+
+BETWEEN_COMMIT_AND_PUBLISH = "between-commit-and-publish"
+INSIDE_UNIT_OF_WORK = "inside-unit-of-work"
+AFTER_HANDLE_BEFORE_ACK = "after-handle-before-ack"
+AFTER_SMTP_BEFORE_RECORD = "after-smtp-before-record"
+ALL_POINTS = (
+    BETWEEN_COMMIT_AND_PUBLISH,
+    INSIDE_UNIT_OF_WORK,
+    AFTER_HANDLE_BEFORE_ACK,
+    AFTER_SMTP_BEFORE_RECORD,
+)
+
+
+class CrashPoints:
+    """Dies at a named point with that point's probability."""
+
+    def __init__(self, probabilities: dict[str, float], seed: str) -> None:
+        self._probabilities = probabilities
+        self._random = random.Random(seed)
+
+    def reach(self, point: str) -> None:
+        probability = self._probabilities.get(point, 0.0)
+        if probability and self._random.random() < probability:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash_points(settings: Settings, service: str) -> CrashPoints:
+    """The points of one service process; each restart continues with other chances."""
+    return CrashPoints(settings.crash, f"{settings.seed}/{service}/{os.getpid()}")

@@ -1,0 +1,114 @@
+"""Sends each customer one confirmation over SMTP.
+
+SMTP knows no transactions: a crash between the server's `250 OK` and the commit sends the mail again. The second copy
+carries the same Message-ID, by which mail servers and readers recognise one message.
+"""
+
+import asyncio
+import smtplib
+from email.message import EmailMessage
+from email.utils import format_datetime
+from datetime import UTC, datetime
+from html import escape
+
+from millstream import App, Transaction
+from millstream.demos.shop import crash
+from millstream.demos.shop.catalogue import BY_SKU, money
+from millstream.demos.shop.contracts import ConfirmationSent, Line, StockReserved, order_total
+from millstream.demos.shop.crash import crash_points
+from millstream.demos.shop.options import Settings
+from millstream.demos.shop.ready import announce
+from millstream.demos.shop.unprotected import Sql, handle_unprotected
+from millstream.demos.shop.inventory import PATIENT
+
+SMTP_TIMEOUT = 10.0
+
+SCHEMA = """
+create table if not exists effects (order_id text not null, effect text not null);
+create index if not exists effects_by_order on effects (order_id);
+"""
+
+
+def message_id(order_id: str) -> str:
+    """The same for every sending of one confirmation."""
+    return f"<{order_id}.confirmation@shop>"
+
+
+def confirmation(order: StockReserved, shop_url: str) -> EmailMessage:
+    """The mail: plain text, and the same as HTML."""
+    link = f"{shop_url}/orders/{order.order_id}"
+    mail = EmailMessage()
+    mail["From"] = "Mill shop <orders@shop.example>"
+    mail["To"] = order.email
+    mail["Subject"] = f"We have your order {order.order_id}"
+    mail["Date"] = format_datetime(datetime.now(UTC))
+    mail["Message-ID"] = message_id(order.order_id)
+    total = money(order_total(order.lines))
+    text = "\n".join(f"{line.quantity} x {_name(line)}: {money(line.total)}" for line in order.lines)
+    mail.set_content(f"Thank you! We have set this aside for you:\n\n{text}\n\nTotal: {total}\n\n{link}\n")
+    rows = "".join(
+        f"<tr><td>{line.quantity} ×</td><td>{escape(_name(line))}</td><td>{money(line.total)}</td></tr>"
+        for line in order.lines
+    )
+    mail.add_alternative(
+        f"<!doctype html><html lang=en><body><p>Thank you! We have set this aside for you:</p><table>{rows}</table>"
+        f'<p>Total: <b>{total}</b></p><p><a href="{escape(link)}">Your order</a></p></body></html>',
+        subtype="html",
+    )
+    return mail
+
+
+def _name(line: Line) -> str:
+    return BY_SKU[line.sku].name if line.sku in BY_SKU else line.sku
+
+
+def send(mail: EmailMessage, server: str) -> None:
+    """Hand the mail to the SMTP server; returns when the server has taken responsibility for it."""
+    host, _, port = server.rpartition(":")
+    with smtplib.SMTP(host, int(port), timeout=SMTP_TIMEOUT) as connection:
+        connection.send_message(mail)
+
+
+def record(db: Sql, order: StockReserved) -> ConfirmationSent:
+    """Note that the mail is on its way."""
+    db.execute("insert into effects values (?, 'mailed')", (order.order_id,))
+    return ConfirmationSent(order_id=order.order_id, message_id=message_id(order.order_id))
+
+
+def build(settings: Settings) -> App:
+    """The mailer service."""
+    app = App("mailer", broker=settings.broker_url, store=settings.store_url("mailer"), schema=SCHEMA)
+    points = crash_points(settings, "mailer")
+    shop_url = f"http://127.0.0.1:{settings.shop_port}"
+
+    async def deliver(order: StockReserved) -> None:
+        await asyncio.to_thread(send, confirmation(order, shop_url), settings.smtp)
+        points.reach(crash.AFTER_SMTP_BEFORE_RECORD)
+
+    if not settings.protections.handlers_protected:
+        handle_unprotected(
+            app,
+            StockReserved,
+            path=settings.database("mailer"),
+            business=record,
+            protections=settings.protections,
+            points=points,
+            group="mailer.confirm",
+            before=deliver,
+        )
+        return app
+
+    @app.subscriber(StockReserved, retry=PATIENT, start="earliest")
+    async def confirm(order: StockReserved, tx: Transaction) -> ConfirmationSent:
+        await deliver(order)
+        return record(tx, order)
+
+    return app
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Run until stopped."""
+    app = build(settings)
+    async with app:
+        announce(settings, "mailer")
+        await app.run(stop)

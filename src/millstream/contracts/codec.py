@@ -128,8 +128,9 @@ def _attributes(e: Envelope) -> list[tuple[str, str]]:
     extensions = e.extensions or {}
     _checked_source(e.source)
     _checked_type(e.content_type)
-    if e.version < 0:
-        raise EnvelopeError(f"contractversion {e.version} is negative; versions count from 1")
+    # What _version would not read must not be written.
+    if not 0 <= e.version < 1_000_000_000:
+        raise EnvelopeError(f"'contractversion' {e.version} is out of range; count versions 1, 2, 3")
     pairs = [("specversion", "1.0"), ("id", e.id), ("source", e.source), ("type", e.type)]
     if e.key is not None:
         # A foreign event may have a subject that is not its key; _envelope has kept it here.

@@ -64,9 +64,7 @@ def test_the_same_handling_derives_the_same_id(source: str, input: str, group: s
 
 
 @given(st.tuples(names, names, names, st.integers(0, 9)), st.tuples(names, names, names, st.integers(0, 9)))
-def test_another_handling_derives_another_id(
-    a: tuple[str, str, str, int], b: tuple[str, str, str, int]
-) -> None:
+def test_another_handling_derives_another_id(a: tuple[str, str, str, int], b: tuple[str, str, str, int]) -> None:
     """Neither a moved boundary between parts nor another ordinal gives the same id."""
     assert (derived_id(*a, 0) == derived_id(*b, 0)) is (a == b)
 
@@ -84,7 +82,9 @@ def test_a_derived_id_never_changes_between_versions() -> None:
 DERIVED = "018bcfe5-6800-7bae-929b-74f0f3f39efb"
 
 
-@pytest.mark.parametrize("id", ["", "1", str(uuid4()), "018bcfe5687b70008203040506070809", "018bcfe5-687b-7000-8203-04050607080_"])
+@pytest.mark.parametrize(
+    "id", ["", "1", str(uuid4()), "018bcfe5687b70008203040506070809", "018bcfe5-687b-7000-8203-04050607080_"]
+)
 def test_an_id_of_another_kind_has_no_millisecond(id: str) -> None:
     """Foreign ids are accepted everywhere, and only their time is unknown."""
     assert id_millis(id) is None

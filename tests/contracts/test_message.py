@@ -3,7 +3,7 @@
 import enum
 import json
 from dataclasses import FrozenInstanceError, dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -128,7 +128,7 @@ def test_an_int_beyond_64_bits_is_a_json_number(kind: type[Any]) -> None:
         number=number,
         amount=Decimal("1.10"),
         day=date(2026, 1, 1),
-        moment=datetime(2026, 1, 1, tzinfo=timezone.utc),
+        moment=datetime(2026, 1, 1, tzinfo=UTC),
         text="",
         many=[],
     )
@@ -363,7 +363,9 @@ def test_a_key_has_one_text(value: object, text: str) -> None:
     assert key_text(value) == text
 
 
-@pytest.mark.parametrize("value", [None, True, 1.5, b"x", (1,), Decimal(1), "", "a\x00", "a\nb", "\ud800", pytest.param(10**5000, id="long")])
+@pytest.mark.parametrize(
+    "value", [None, True, 1.5, b"x", (1,), Decimal(1), "", "a\x00", "a\nb", "\ud800", pytest.param(10**5000, id="long")]
+)
 def test_what_cannot_order_events_is_refused_as_key(value: object) -> None:
     """Nothing that is empty, ambiguous or cannot travel in a header becomes a key."""
     with pytest.raises(ContractError, match="key"):

@@ -8,7 +8,7 @@ attribute, and what these functions write they can read back to an equal envelop
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from millstream.contracts.message import UNSAFE_TEXT, Contract
 
 STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)

@@ -47,7 +47,9 @@ def id_millis(id: str) -> int | None:
 
 def _uuid7(millis: int, bits: int) -> str:
     if not 0 <= millis < _MILLIS_LIMIT:
-        raise ValueError(f"{millis} is no millisecond a UUIDv7 can hold; pass milliseconds since 1970, not microseconds")
+        raise ValueError(
+            f"{millis} is no millisecond a UUIDv7 can hold; pass milliseconds since 1970, not microseconds"
+        )
     time = f"{millis:012x}"
     low = f"{0x8000_0000_0000_0000 | (bits & 0x3FFF_FFFF_FFFF_FFFF):016x}"
     return f"{time[:8]}-{time[8:]}-7{bits >> 68 & 0xFFF:03x}-{low[:4]}-{low[4:]}"

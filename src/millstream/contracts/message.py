@@ -105,13 +105,17 @@ def key_text(value: object) -> str:
     if isinstance(value, UUID):
         return str(value)
     if not isinstance(value, str):
-        raise ContractError(f"a key is a str, an int or a UUID, not {type(value).__name__}; choose another field as key")
+        raise ContractError(
+            f"a key is a str, an int or a UUID, not {type(value).__name__}; choose another field as key"
+        )
     # A str enum is a str too, and must travel as its value.
     text = str.__str__(value)
     if not text:
         raise ContractError("a key must not be empty, or unrelated events would wait for each other; give it a value")
     if not text.isprintable() and UNSAFE_TEXT.search(text):
-        raise ContractError(f"the key {text!r} has characters that cannot travel in a header; remove control characters")
+        raise ContractError(
+            f"the key {text!r} has characters that cannot travel in a header; remove control characters"
+        )
     return text
 
 
@@ -145,7 +149,8 @@ def _declare(
             )
         if key is not None and key not in fields:
             raise ContractError(
-                f"{name}: the key {key!r} is not a field of {cls.__qualname__}; use one of {', '.join(fields) or 'none'}"
+                f"{name}: the key {key!r} is not a field of {cls.__qualname__}; "
+                f"use one of {', '.join(fields) or 'none'}"
             )
         contract = Contract(name, version, key, topic or name, kind, wire, cls, _summary(cls))
         type.__setattr__(cls, "__millstream__", contract)

@@ -16,6 +16,9 @@ from millstream.demos.shop.journal import answers, injections
 from millstream.demos.shop.spool import Spool
 
 SHOWN = 5
+#: The only knowledge of the framework's tables: what a store parks, and what its outbox holds.
+DEAD_LETTERS = "select source, event_id, data from store_parked where state = 'dead'"
+WAITING = "select (select count(*) from store_parked where state != 'dead') + (select count(*) from store_outbox)"
 POISONED_SERVICES = ("inventory", "analytics")
 
 
@@ -136,7 +139,12 @@ def _effects(path: Path) -> Counter[tuple[str, str]]:
 
 def dead_letters(path: Path) -> list[tuple[str, str, bytes]]:
     """Source, id and bytes of each dead letter in a service's store."""
-    return []
+    return rows(path, DEAD_LETTERS)  # type: ignore[return-value]
+
+
+def waiting_in_store(path: Path) -> int:
+    """Deliveries that wait for a retry, and events on their way to the broker."""
+    return rows(path, WAITING)[0][0]
 
 
 def audit(evidence: Evidence) -> list[Invariant]:

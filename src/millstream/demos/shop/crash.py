@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from pathlib import Path
 
 from millstream.demos.shop.options import Settings
 
@@ -21,16 +22,31 @@ ALL_POINTS = (
 class CrashPoints:
     """Dies at a named point with that point's probability."""
 
-    def __init__(self, probabilities: dict[str, float], seed: str) -> None:
+    def __init__(self, probabilities: dict[str, float], seed: str, calm_sign: Path) -> None:
         self._probabilities = probabilities
+        self._calm_sign = calm_sign
         self._random = random.Random(seed)
 
     def reach(self, point: str) -> None:
         probability = self._probabilities.get(point, 0.0)
-        if probability and self._random.random() < probability:
+        if probability and self._random.random() < probability and not self._calm_sign.exists():
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def crash_points(settings: Settings, service: str) -> CrashPoints:
     """The points of one service process; each restart continues with other chances."""
-    return CrashPoints(settings.crash, f"{settings.seed}/{service}/{os.getpid()}")
+    return CrashPoints(settings.crash, f"{settings.seed}/{service}/{os.getpid()}", _calm_sign(settings))
+
+
+def calm(settings: Settings, is_calm: bool) -> None:  # noqa: FBT001
+    """Tell every process that no crash point may fire any more, or again."""
+    sign = _calm_sign(settings)
+    sign.parent.mkdir(parents=True, exist_ok=True)
+    if is_calm:
+        sign.touch()
+    else:
+        sign.unlink(missing_ok=True)
+
+
+def _calm_sign(settings: Settings) -> Path:
+    return settings.folder / "run" / "calm"

@@ -95,7 +95,9 @@ async def kill_at_random(
         processes.kill(chance.choice(names))
 
 
-async def inject_at_random(injector: Injector, every: float, poison: float, chance: random.Random, until: asyncio.Event) -> None:
+async def inject_at_random(
+    injector: Injector, every: float, poison: float, chance: random.Random, until: asyncio.Event
+) -> None:
     """Duplicates again and again, and a poison event now and then."""
     while not await waited(until, chance.expovariate(1 / every)):
         await injector.duplicate(chance.randint(1, 3))

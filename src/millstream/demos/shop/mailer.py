@@ -6,9 +6,9 @@ carries the same Message-ID, by which mail servers and readers recognise one mes
 
 import asyncio
 import smtplib
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
-from datetime import UTC, datetime
 from html import escape
 
 from millstream import App, Transaction
@@ -16,10 +16,10 @@ from millstream.demos.shop import crash
 from millstream.demos.shop.catalogue import BY_SKU, money
 from millstream.demos.shop.contracts import ConfirmationSent, Line, StockReserved, order_total
 from millstream.demos.shop.crash import crash_points
+from millstream.demos.shop.inventory import PATIENT
 from millstream.demos.shop.options import Settings
 from millstream.demos.shop.ready import announce
 from millstream.demos.shop.unprotected import Sql, handle_unprotected
-from millstream.demos.shop.inventory import PATIENT
 
 SMTP_TIMEOUT = 10.0
 

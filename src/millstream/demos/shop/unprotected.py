@@ -4,10 +4,10 @@ Each service hands over its business as a function of a database and an event. H
 afterwards (or not at all, when it dies in between), as hand-written services often do.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
-import asyncio
 
 import apsw
 

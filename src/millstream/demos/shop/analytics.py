@@ -152,4 +152,4 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     app = build(settings)
     async with app:
         announce(settings, "analytics")
-        await run_together(Server(site(app, stop), settings.dashboard_port), stop, app.run(stop))
+        await run_together(Server(site(app, stop), settings.listening["dashboard"]), stop, app.run(stop))

@@ -1,6 +1,7 @@
 """Stands in for the world's mail: an SMTP server that keeps every mail, and an inbox page to read them."""
 
 import asyncio
+import socket
 import time
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -92,12 +93,12 @@ def _note(times: int) -> str:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Take mails and show them until stopped."""
     spool = Spool(settings.folder / "spool")
-    host, _, port = settings.smtp.rpartition(":")
     loop = asyncio.get_running_loop()
     keeper = Keeper(spool)
     smtp = await loop.create_server(
-        lambda: SMTP(keeper, data_size_limit=LARGEST_MAIL, enable_SMTPUTF8=True, loop=loop), host, int(port)
+        lambda: SMTP(keeper, data_size_limit=LARGEST_MAIL, enable_SMTPUTF8=True, loop=loop),
+        sock=socket.socket(fileno=settings.listening["smtp"]),
     )
     async with smtp:
         announce(settings, "catcher")
-        await run_together(Server(site(spool), settings.mail_port), stop)
+        await run_together(Server(site(spool), settings.listening["mail"]), stop)

@@ -62,6 +62,8 @@ class Settings:
     mutation: str | None = None
     seed: int = 1
     crash: dict[str, float] = field(default_factory=dict)
+    listening: dict[str, int] = field(default_factory=dict)
+    """Descriptors of the listening sockets that a service inherits."""
 
     @property
     def folder(self) -> Path:

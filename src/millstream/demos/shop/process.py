@@ -52,7 +52,7 @@ async def run_together(server: Server, stop: asyncio.Event, *others: Awaitable[N
 
     async def until_server_ends() -> None:
         try:
-            await server.serve()
+            await server.serve(sockets=[server.socket])
         finally:
             stop.set()
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from millstream.demos.shop.options import Settings
@@ -39,7 +40,8 @@ class Deaths:
 class Processes:
     """All services of one shop."""
 
-    def __init__(self, settings: Settings, names: tuple[str, ...]) -> None:
+    def __init__(self, settings: Settings, names: tuple[str, ...], listening: Sequence[socket.socket]) -> None:
+        self._listening = listening
         self._settings = settings
         self._names = names
         self._services: dict[str, Service] = {}
@@ -64,6 +66,7 @@ class Processes:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self._settings.to_environment()},
+                pass_fds=[each.fileno() for each in self._listening],
                 start_new_session=True,
             )
         self._services[name] = Service(name, process, time.monotonic(), quick_deaths)
@@ -127,6 +130,8 @@ class Processes:
                 process.kill()
                 process.wait()
             _close_input(process)
+        for each in self._listening:
+            each.close()
 
 
 def _close_input(process: subprocess.Popen[bytes]) -> None:
@@ -134,22 +139,22 @@ def _close_input(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def free_ports(*wanted: int) -> list[int]:
-    """The wanted ports of 127.0.0.1, each replaced by another free one when it is taken."""
-    held = [_bind(port) for port in wanted]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
+def listen(*wanted: int) -> list[socket.socket]:
+    """Listen on the wanted ports of 127.0.0.1, each replaced by a free one when it is taken.
+
+    The supervisor keeps them open and services inherit them: no other program can take the port of a service
+    that is being restarted, and a customer waits instead of being turned away.
+    """
+    return [_listen(port) for port in wanted]
 
 
-def _bind(port: int) -> socket.socket:
+def _listen(port: int) -> socket.socket:
     for candidate in (port, 0):
         attempt = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             attempt.bind(("127.0.0.1", candidate))
-            attempt.listen(1)
+            attempt.listen(128)
         except OSError:
             attempt.close()
         else:

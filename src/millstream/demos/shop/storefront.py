@@ -317,4 +317,4 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     desk = Desk(app, settings.protections, crash_points(settings, "storefront"))
     async with app:
         announce(settings, "storefront")
-        await run_together(Server(site(desk), settings.shop_port), stop, app.run(stop))
+        await run_together(Server(site(desk), settings.listening["shop"]), stop, app.run(stop))

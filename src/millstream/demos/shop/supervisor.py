@@ -20,7 +20,7 @@ from millstream.demos.shop.drain import drain
 from millstream.demos.shop.faults import Injector, inject_at_random, kill_at_random, waited
 from millstream.demos.shop.journal import answers
 from millstream.demos.shop.options import DemoOptions, Protections, Settings
-from millstream.demos.shop.processes import Processes, free_ports
+from millstream.demos.shop.processes import Processes, listen
 from millstream.demos.shop.report import Run, as_text, proof
 from millstream.demos.shop.traffic import Customers
 
@@ -68,7 +68,8 @@ class _Shop:
         self._faults = faults
         self._folder = Path(options.data or tempfile.mkdtemp(prefix="millstream-shop-")).resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
-        shop, mail, dashboard, smtp = free_ports(8300, 8301, 8302, 8325)
+        listening = listen(8300, 8301, 8302, 8325)
+        shop, mail, dashboard, smtp = (each.getsockname()[1] for each in listening)
         self._settings = Settings(
             data=str(self._folder),
             shop_port=shop,
@@ -78,12 +79,13 @@ class _Shop:
             naive=options.naive,
             mutation=options.mutate,
             seed=options.seed,
+            listening=dict(zip(("shop", "mail", "dashboard", "smtp"), (each.fileno() for each in listening), strict=True)),
             crash=dict.fromkeys(ALL_POINTS, CRASH_PROBABILITY) if faults else {},
         )
         calm(self._settings, False)
         own_mail = () if options.smtp else ("catcher",)
         self._names = ("storefront", "inventory", "mailer", "analytics", *own_mail)
-        self._processes = Processes(self._settings, self._names)
+        self._processes = Processes(self._settings, self._names, listening)
         self._random = random.Random(options.seed)
         self._customers = Customers(shop, answers(self._folder), random.Random(f"{options.seed}/customers"))
         self._stop = _Stop()

@@ -3,6 +3,7 @@
 import contextlib
 import html
 import json
+import socket
 from collections.abc import Generator
 from importlib import resources
 from string import Template
@@ -139,12 +140,11 @@ def as_event(data: object) -> str:
 class Server(uvicorn.Server):
     """Uvicorn on loopback that leaves the signals to the service process."""
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    def __init__(self, app: ASGIApp, listening: int) -> None:
+        self.socket = socket.socket(fileno=listening)
         super().__init__(
             uvicorn.Config(
                 app,
-                host="127.0.0.1",
-                port=port,
                 log_level="warning",
                 lifespan="off",
                 timeout_graceful_shutdown=1,

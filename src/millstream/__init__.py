@@ -1,0 +1,1 @@
+"""Millstream: event-driven Python systems that you can see, replay and prove."""

@@ -1,0 +1,1 @@
+"""app of Millstream; see ARCHITECTURE.md."""

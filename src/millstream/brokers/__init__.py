@@ -1,0 +1,1 @@
+"""brokers of Millstream; see ARCHITECTURE.md."""

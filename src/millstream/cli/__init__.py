@@ -1,0 +1,1 @@
+"""cli of Millstream; see ARCHITECTURE.md."""

@@ -1,0 +1,1 @@
+"""demos of Millstream; see ARCHITECTURE.md."""

@@ -1,0 +1,1 @@
+"""testing of Millstream; see ARCHITECTURE.md."""

@@ -27,7 +27,7 @@ class Depends:
 class Context:
     """What a handler may know of the delivery it works on, and a way to publish."""
 
-    __slots__ = ("attempt", "envelope", "group", "published", "_first")
+    __slots__ = ("_first", "attempt", "envelope", "group", "published")
 
     def __init__(self, envelope: Envelope, group: str, attempt: int, first: int | None) -> None:
         self.envelope = envelope

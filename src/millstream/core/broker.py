@@ -8,6 +8,7 @@ from typing import Literal, Protocol, Self
 import msgspec
 
 from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import MillstreamError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,53 +23,86 @@ class Features:
     """What was published survives the death of every process."""
     shared: bool = False
     """Several processes can share a group."""
-    positions_exact: bool = False
-    """Head, committed and lag are counted, not estimated."""
+    broadcast: bool = False
+    """Every process can be told something at once."""
+    transactional: bool = False
+    """`publish_and_settle` does both or neither."""
+    marks: bool = False
+    """`publish(origin=...)` remembers how far a relay came, in the same commit as the events."""
+    positional: bool = False
+    """Positions of a partition are contiguous and the same for every member: redelivery is known by them."""
     largest: int = 1 << 30
-    """The largest event in bytes, checked at publish."""
+    """The largest body of an event in bytes, checked at publish."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """A named log; its number of partitions is fixed when it is created."""
+    """A named log; its number of partitions is fixed when it is created.
+
+    `partitions=None` takes those it has, and 8 when it is new. Retention removes what
+    is older than `retain_seconds`, and the oldest beyond `retain_bytes`, but never what
+    a group has not passed; None keeps what the topic has, and everything when it is new.
+    """
 
     name: str
-    partitions: int = 8
+    partitions: int | None = None
+    retain_seconds: float | None = None
+    retain_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Consumers that share the work of some topics."""
+    """Consumers that share the work of some topics.
+
+    `store` is the id of the store that keeps the group's progress. A broker that
+    remembers another one refuses: two stores would each think they own the group.
+    """
 
     name: str
     topics: tuple[str, ...]
     start: Literal["latest", "earliest"] = "latest"
+    store: str | None = None
 
 
-class Partition(msgspec.Struct, frozen=True, order=True):
+class Partition(msgspec.Struct, frozen=True, order=True, gc=False):
     """One ordered part of a topic."""
 
     topic: str
     number: int
 
 
+class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Bytes with what their transport says of them, before anybody has understood them.
+
+    `source` and `id` are the broker's own name for a message that it stored; an empty
+    `id` means that it has none, and then nothing can tell a repetition from a new one.
+    """
+
+    topic: str
+    body: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    time: int = 0
+    source: str = ""
+    id: str = ""
+
+
 class Delivery(msgspec.Struct, gc=False):
     """One event, handed to one group.
 
-    `envelope` is None when the bytes could not be understood as one; `raw` then
-    holds them as they came, and `problem` says what is wrong with them.
+    `envelope` is None when the bytes are not (or not yet) understood as one; `message`
+    then holds them as they came.
     """
 
     partition: Partition
     position: int
     envelope: Envelope | None
-    raw: bytes = b""
-    problem: str = ""
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Deliveries:
-    """Deliveries in the order of their partition."""
+    """Deliveries, those of a partition in its order."""
 
     items: Sequence[Delivery]
 
@@ -85,7 +119,7 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """These partitions go to another; what is in hand may be settled until `deadline`.
+    """These partitions go to another; what is in hand may be settled until `deadline` (monotonic seconds).
 
     The subscriber answers with `release()` when it has stopped working on them.
     """
@@ -104,42 +138,88 @@ class Lost:
 Received = Deliveries | Assigned | Revoked | Lost
 
 
+class Figure(msgspec.Struct, frozen=True):
+    """A number, and how it was come by; `unknown` has no value, never a guess."""
+
+    value: int | None
+    quality: Literal["exact", "estimated", "unknown"] = "exact"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionState:
-    """Where a group stands in a partition; `None` is unknown, never a guess."""
+    """Where a group stands in a partition."""
 
     partition: Partition
-    committed: int | None
+    committed: Figure
     """Everything before this position is done."""
-    head: int | None
+    head: Figure
     """The position that the next event will get."""
-    oldest: int | None = None
-    """The time (microseconds) of the next event to handle, if there is one."""
+    oldest: Figure
+    """When (microseconds) the next event to handle was published; unknown when there is none."""
     owner: str | None = None
+    """The member that has it now."""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """How far a relay has copied the outbox of a store, once these events are published."""
+
+    store: str
+    upto: int
 
 
 class Subscription(Protocol):
-    """A group's share of its topics, for one member.
+    """A group's share of its topics, for one member; used from one task at a time.
 
     - `receive` waits at most `wait` seconds and hands over at most `most` events;
       it returns empty `Deliveries` when nothing came.
-    - `done` says that everything before a position is handled: contiguous, per partition.
-      What was not done is delivered again to whoever is assigned next.
+    - A delivery that was neither settled nor released when the subscription closes or
+      dies is delivered again, to whoever is assigned its partition next.
     """
 
     async def receive(self, most: int, wait: float) -> Received: ...
 
     def start(self, partition: Partition, position: int | None) -> None:
-        """Deliver from `position`, or from the group's own if it is None."""
+        """Deliver from `position`, or from the group's own if it is None.
+
+        Raises `PositionLostError` if the log no longer, or not yet, reaches there.
+        """
         ...
 
-    async def done(self, positions: Sequence[tuple[Partition, int]]) -> None: ...
+    async def settle(self, done: Sequence[Delivery], released: Sequence[Delivery] = ()) -> None:
+        """`done` are handled for good; `released` are to be delivered again.
 
-    def pause(self, partitions: Sequence[Partition]) -> None: ...
+        Within a partition deliveries are settled in order, without gaps. It may return
+        before the broker has noted it: the position of record is the store's.
+        """
+        ...
+
+    async def extend(self) -> None:
+        """Keep what is in hand for another lease; called several times a lease while handlers work."""
+        ...
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Deliver nothing of these until `resume`; they stay this member's."""
+        ...
 
     def resume(self, partitions: Sequence[Partition]) -> None: ...
 
-    async def release(self, partitions: Sequence[Partition]) -> None: ...
+    async def release(self, partitions: Sequence[Partition]) -> None:
+        """Give these up: their work has stopped, and what is not settled goes to the next owner."""
+        ...
+
+    async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
+        """Both or neither; a broker without `transactional` raises `ConfigurationError`."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Listener(Protocol):
+    """One process's ear for what is broadcast from now on."""
+
+    async def receive(self, wait: float) -> Sequence[bytes]:
+        """What was broadcast since the last call, waiting at most so many seconds for the first."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -149,9 +229,8 @@ class Broker(Protocol):
 
     Every broker promises, and `testing.BrokerSuite` checks, that:
 
-    - `publish` returns only when each event is as durable as the broker can make it;
-      it stores all events of a call in the order given, per key, or raises having
-      acknowledged none;
+    - `publish` returns only when each event is as durable as the broker can make it,
+      and stores the events of a call in the order given, per key;
     - every event reaches every group at least once;
     - a group starts at its creation, unless it was declared `earliest`;
     - what `features` declares is kept, and what it does not is refused, never faked.
@@ -160,28 +239,75 @@ class Broker(Protocol):
     @property
     def features(self) -> Features: ...
 
+    @property
+    def name(self) -> str:
+        """What to call it in messages: a URL without secrets."""
+        ...
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    async def declare(self, topics: Sequence[Topic], groups: Sequence[Group]) -> None: ...
+    async def declare(self, topics: Sequence[Topic], groups: Sequence[Group]) -> None:
+        """Make what is missing, and verify what is there; raises `ConfigurationError` where they differ."""
+        ...
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None: ...
+    async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
+        """One result for each event, in order: None when it is durable, else why it is not.
 
-    async def open(self, group: str, member: str) -> Subscription: ...
+        `origin` (with `marks`) commits a relay's progress together with the events.
+        """
+        ...
 
-    async def read(self, partition: Partition, position: int, most: int) -> Sequence[Delivery]: ...
+    async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
+        """Publish bytes that are not ours, as another system's producer would: for bridges and tests."""
+        ...
+
+    async def relayed(self, store: str) -> int:
+        """How far the outbox of a store has been copied here; 0 when nothing is known of it."""
+        ...
+
+    async def open(self, group: str, member: str) -> Subscription:
+        """Join a group that was declared."""
+        ...
+
+    async def read(self, partition: Partition, position: int, most: int) -> Sequence[Delivery]:
+        """History from a position on, without a group; skips what retention has taken."""
+        ...
+
+    async def broadcast(self, body: bytes) -> None:
+        """Tell every process that listens."""
+        ...
+
+    async def listen(self) -> Listener: ...
 
     async def topics(self) -> Sequence[Topic]: ...
 
     async def groups(self) -> Sequence[Group]: ...
 
+    async def bounds(self, topic: str) -> Sequence[tuple[Partition, int, int]]:
+        """Each partition of a topic, its first position that is still there, and its head."""
+        ...
+
     async def positions(self, group: str) -> Sequence[PartitionState]: ...
 
-    async def seek(self, group: str, positions: Sequence[tuple[Partition, int]]) -> None: ...
+    async def seek(self, group: str, positions: Sequence[tuple[Partition, int]]) -> None:
+        """Move a group that nobody runs; `BrokerError` while somebody does."""
+        ...
 
-    async def position_at(self, partition: Partition, micros: int) -> int: ...
+    async def position_at(self, partition: Partition, micros: int) -> int:
+        """The first position whose event was stored at that time or later."""
+        ...
 
-    async def forget(self, group: str) -> None: ...
+    async def retain(self, topic: str, *, force: bool = False) -> int:
+        """Remove what the topic's retention no longer keeps; with `force` also what groups have not passed.
+
+        Returns how many events went. A broker that does this by itself returns 0.
+        """
+        ...
+
+    async def forget(self, group: str) -> None:
+        """Remove a group and its positions; retention no longer waits for it."""
+        ...

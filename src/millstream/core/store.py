@@ -1,17 +1,15 @@
 """The store port: what a service keeps in one transaction with its own data."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
 from millstream.contracts.envelope import Envelope
-from millstream.core.broker import Partition
-
-T = TypeVar("T")
+from millstream.core.broker import Message, Partition
 
 
 class Transaction(Protocol):
@@ -22,7 +20,7 @@ class Transaction(Protocol):
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None: ...
 
 
-ParkState = Literal["retry", "queued", "dead", "redrive"]
+ParkState = Literal["retry", "queued", "dead"]
 
 
 class Parked(msgspec.Struct, kw_only=True):
@@ -38,7 +36,8 @@ class Parked(msgspec.Struct, kw_only=True):
     position: int
     sequence: str
     envelope: Envelope | None
-    raw: bytes = b""
+    message: Message | None = None
+    """The bytes as they came, when no envelope could be read from them."""
     state: ParkState
     attempts: int = 0
     due: int = 0
@@ -74,6 +73,7 @@ class Page:
     group: str
     generation: int = 0
     fences: dict[Partition, int] = field(default_factory=dict[Partition, int])
+    """The epoch under which each partition of this page is owned."""
     positions: dict[Partition, int] = field(default_factory=dict[Partition, int])
     marks: list[Mark] = field(default_factory=list[Mark])
     events: list[Envelope] = field(default_factory=list[Envelope])
@@ -92,11 +92,14 @@ class Page:
         )
 
 
+RequestKind = Literal["redrive", "discard"]
+
+
 class Request(msgspec.Struct, frozen=True):
     """What an operator asked for; the partition's owner executes it."""
 
     id: int
-    kind: Literal["redrive", "discard"]
+    kind: RequestKind
     parked: int
     reason: str = ""
 
@@ -106,10 +109,12 @@ class StoreTransaction(Transaction, Protocol):
 
     def savepoint(self) -> None: ...
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        """Keep what was written since the last savepoint."""
+        ...
 
     def rollback(self) -> None:
-        """Undo what was written since the last savepoint."""
+        """Undo what was written since the last savepoint, and end that savepoint."""
         ...
 
     def apply(self, page: Page) -> None:
@@ -127,14 +132,24 @@ class Store(Protocol):
     - a mark is unique on (group, generation, source, id), a parked delivery on
       (group, source, id);
     - events of a page wait in the outbox, in order, until `sent`.
+
+    What fails for a reason that may pass (locked, full) raises `StoreBusyError` or
+    `StoreFullError`, and nothing was changed.
     """
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Names this store for ever; a copy has the same."""
+        ...
 
     @property
     def relays(self) -> bool:
         """Whether events wait in an outbox (False: a commit publishes them itself)."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """Whether only processes of this machine can use it."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -143,9 +158,13 @@ class Store(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    async def script(self, sql: str) -> None: ...
+    async def script(self, sql: str) -> None:
+        """Run the service's own schema; it has to be repeatable."""
+        ...
 
-    async def assign(self, group: str, partitions: Sequence[Partition]) -> Sequence[Assignment]: ...
+    async def assign(self, group: str, partitions: Sequence[Partition]) -> Sequence[Assignment]:
+        """Fence off every earlier owner of these partitions."""
+        ...
 
     async def unassign(self, group: str, fences: dict[Partition, int]) -> None:
         """Note that an owner stopped cleanly; a stale epoch changes nothing."""
@@ -153,36 +172,95 @@ class Store(Protocol):
 
     async def commit(self, page: Page) -> None: ...
 
-    def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]: ...
+    def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:
+        """The write transaction, once it is free: committed at the end, rolled back on an error.
 
-    async def handled(self, group: str, generation: int, marks: Sequence[Mark]) -> set[Mark]: ...
+        No other write of this store happens inside it. Statements run on the caller's thread.
+        """
+        ...
+
+    def transaction_now(self) -> AbstractContextManager[StoreTransaction]:
+        """The same for a caller that cannot await: blocks its thread until the transaction is free."""
+        ...
+
+    async def handled(self, group: str, generation: int, marks: Sequence[Mark]) -> set[Mark]:
+        """Which of these the group has handled, or parked."""
+        ...
+
+    async def has_marks(self, group: str, generation: int) -> bool:
+        """Whether `handled` could find anything at all."""
+        ...
 
     async def generation(self, group: str) -> int: ...
+
+    async def rewind(self, group: str, positions: Sequence[tuple[Partition, int]], *, effects: bool) -> None:
+        """Move the position of record, fencing whoever works; with `effects` what was handled is handled anew."""
+        ...
+
+    async def forget(self, group: str) -> None:
+        """Remove all that is kept for a group, its dead letters included."""
+        ...
 
     async def suspects(self, group: str, partition: Partition) -> dict[int, int]: ...
 
     async def parked(
-        self, group: str | None = None, *, partitions: Sequence[Partition] | None = None, dead: bool = False, most: int = 1000
-    ) -> Sequence[Parked]: ...
+        self,
+        group: str | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        dead: bool = False,
+        after: int = 0,
+        most: int = 1000,
+    ) -> Sequence[Parked]:
+        """What is parked, in order of id from the first beyond `after`."""
+        ...
+
+    async def parked_count(self, group: str) -> int: ...
 
     async def sequences(self, group: str, partition: Partition) -> dict[str, int]:
         """The blocked sequences and how many deliveries wait in each."""
         ...
 
-    async def heads(self, group: str, partitions: Sequence[Partition]) -> Sequence[Parked]:
-        """The first parked delivery of each sequence."""
+    async def heads(self, group: str, partitions: Sequence[Partition], due: int, most: int) -> Sequence[Parked]:
+        """The first parked delivery of each sequence, where it is not dead and due by then."""
         ...
 
-    async def request(self, kind: Literal["redrive", "discard"], parked: Sequence[int], reason: str) -> int: ...
+    async def next_due(self, group: str) -> int | None:
+        """When the next of them is due."""
+        ...
+
+    async def request(self, kind: RequestKind, parked: Sequence[int], reason: str) -> int:
+        """Leave a request for the owner; says how many of these exist."""
+        ...
 
     async def requests(self, group: str) -> Sequence[Request]: ...
 
-    async def outbox(self, most: int) -> Sequence[tuple[int, Envelope]]: ...
+    async def pause(self, group: str, *, paused: bool) -> None:
+        """Have a group's workers take nothing more, or go on; it survives every restart."""
+        ...
+
+    async def paused(self) -> frozenset[str]:
+        """The groups that are paused."""
+        ...
+
+    async def lead(self, role: str, member: str, seconds: float) -> bool:
+        """Whether this member holds the role (such as the relay's) for so long from now; one does at a time."""
+        ...
+
+    async def outbox(self, after: int, most: int) -> Sequence[tuple[int, Envelope]]: ...
 
     async def sent(self, upto: int) -> None: ...
 
     async def outbox_size(self) -> int: ...
 
-    async def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+    async def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query of the service's own, from the newest committed state."""
+        ...
 
-    async def backup(self, destination: str, progress: Callable[[int, int], None] | None = None) -> None: ...
+    async def backup(self, destination: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy all of it, as of one moment, to a new file; `progress` gets pages done and in all."""
+        ...
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` on the loop when somebody, perhaps, has written; returns how to stop that."""
+        ...

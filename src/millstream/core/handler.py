@@ -3,23 +3,28 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Union
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, HandlerResultError
-from millstream.contracts.message import Contract, contract_of
+from millstream.contracts.message import Contract, Wire, contract_of
 from millstream.core.retry import Retry
 from millstream.core.store import Transaction
 
-Delivery = Literal["effectively_once", "at_least_once"]
+DeliveryMode = Literal["effectively_once", "at_least_once"]
 
 
 @dataclass(frozen=True, slots=True)
 class Depends:
-    """A parameter whose value is made by calling `make()`, afresh for each delivery."""
+    """A parameter whose value `make()` gives, afresh for each delivery.
+
+    `make` is a function, an async function, or a generator of either kind that yields
+    once: what follows its `yield` runs when the handler has ended.
+    """
 
     make: Callable[[], Any]
 
@@ -33,6 +38,7 @@ class Context:
         self.envelope = envelope
         self.group = group
         self.attempt = attempt
+        """Which attempt this is, from 1."""
         self.published: list[object] = []
         self._first = first
 
@@ -40,6 +46,11 @@ class Context:
     def correlation(self) -> str:
         """The id that everything caused by the same first event shares."""
         return self.envelope.correlation or self.envelope.id
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this delivery: for calls to systems that can refuse a repetition."""
+        return f"{self.group}:{self.envelope.source}:{self.envelope.id}"
 
     @property
     def first_failure(self) -> datetime | None:
@@ -62,11 +73,23 @@ class Options:
     concurrency: int = 16
     timeout: float = 30.0
     ordered: bool = True
-    delivery: Delivery | None = None
+    delivery: DeliveryMode | None = None
     start: Literal["latest", "earliest"] = "latest"
-    wire: Literal["cloudevents", "json"] | None = None
+    wire: Wire | None = None
     id: str | None = None
     topic: str | None = None
+    batch: int = 100
+    most_parked: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("batch", 1), ("most_parked", 1)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"subscriber of group {self.group!r}: {name}={getattr(self, name)} must be at least {least}")
+        if not self.timeout > 0:
+            raise ConfigurationError(f"subscriber of group {self.group!r}: timeout={self.timeout} must be more than 0 seconds")
+
+
+Call = Callable[[Any, Any, Transaction | None], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,80 +97,183 @@ class Handler:
     """A user's function, ready to be called: `call(message, context, transaction)`."""
 
     name: str
-    function: Callable[..., Any]
+    location: str
+    """`file:line` of the function."""
     contracts: tuple[Contract, ...]
     options: Options
     is_async: bool
     is_batch: bool
     takes_transaction: bool
-    delivery: Delivery
-    call: Callable[[Any, Context, Transaction | None], Any]
+    takes_context: bool
+    delivery: DeliveryMode
+    call: Call
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics it reads."""
         return tuple(dict.fromkeys(self.options.topic or contract.topic for contract in self.contracts))
 
+    @property
+    def wire(self) -> Wire:
+        """How the bytes that it reads are to be understood."""
+        return self.options.wire or self.contracts[0].wire
+
 
 def compile_handler(function: Callable[..., Any], types_: tuple[type, ...], options: Options) -> Handler:
     """Resolve what each parameter of `function` asks for; refuse what nobody can give."""
-    name = getattr(function, "__qualname__", repr(function))
+    name = getattr(function, "__qualname__", repr(function)).rpartition("<locals>.")[2]
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError as error:
         raise ConfigurationError(f"handler {name}: the annotation {error.name!r} cannot be resolved; import it at run time") from error
-    givers: list[Callable[[Any, Context, Transaction | None], Any]] = []
-    is_batch = takes_context = takes_transaction = has_event = False
+    givers: list[Giver] = []
+    event_hint: object = None
     for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name)
-        depends = _depends(parameter.default, hint)
-        if depends is not None:
-            givers.append(lambda _m, _c, _t, make=depends.make: make())
-        elif hint is Context:
-            takes_context = True
-            givers.append(lambda _m, c, _t: c)
-        elif hint is Transaction:
-            takes_transaction = True
-            givers.append(lambda _m, _c, t: t)
-        elif not has_event and (found := _events(hint)):
-            has_event = True
-            is_batch = typing.get_origin(hint) is list
-            types_ = types_ or found
-            if unknown := [t.__name__ for t in types_ if t not in found]:
-                raise ConfigurationError(
-                    f"handler {name}: subscribes to {', '.join(unknown)}, but its parameter {parameter.name!r} does not take it"
-                )
-            givers.append(lambda m, _c, _t: m)
-        elif parameter.default is inspect.Parameter.empty:
-            raise ConfigurationError(
-                f"handler {name}: nothing can be given for the parameter {parameter.name!r}; annotate it with an event type, "
-                "Context or Transaction, or give it a default of Depends(...)"
-            )
-        else:
-            givers.append(lambda _m, _c, _t, value=parameter.default: value)
-    if not has_event:
+        giver = _giver(name, parameter, hints.get(parameter.name), has_event=event_hint is not None)
+        givers.append(giver)
+        if giver.kind == "event":
+            event_hint = hints[parameter.name]
+    if event_hint is None:
         raise ConfigurationError(f"handler {name}: no parameter takes an event; annotate one with a type made by @event or @command")
+    found = _events(event_hint)
+    types_ = types_ or found
+    if unknown := [t.__name__ for t in types_ if t not in found]:
+        raise ConfigurationError(f"handler {name}: subscribes to {', '.join(unknown)}, but its event parameter does not take it")
+    is_async = inspect.iscoroutinefunction(function)
+    kinds = [giver.kind for giver in givers]
     returns = hints.get("return", inspect.Parameter.empty)
     # A handler without a return annotation may publish for all we know: the safe mode is assumed.
-    effectful = takes_transaction or takes_context or returns is not type(None)
-    delivery = options.delivery or ("effectively_once" if effectful else "at_least_once")
-    return Handler(
+    effectful = "transaction" in kinds or "context" in kinds or returns is not type(None)
+    handler = Handler(
         name=name,
-        function=function,
+        location=_location(function),
         contracts=tuple(contract_of(t) for t in types_),
         options=options,
-        is_async=inspect.iscoroutinefunction(function),
-        is_batch=is_batch,
-        takes_transaction=takes_transaction,
-        delivery=delivery,
-        call=_caller(function, givers),
+        is_async=is_async,
+        is_batch=typing.get_origin(event_hint) is list,
+        takes_transaction="transaction" in kinds,
+        takes_context="context" in kinds,
+        delivery=options.delivery or ("effectively_once" if effectful else "at_least_once"),
+        call=_caller(name, function, givers, is_async=is_async),
     )
+    _check(handler)
+    return handler
 
 
-def _caller(function: Callable[..., Any], givers: list[Callable[..., Any]]) -> Callable[[Any, Context, Transaction | None], Any]:
-    if len(givers) == 1:
+def _check(handler: Handler) -> None:
+    options = handler.options
+    if handler.takes_transaction and handler.delivery == "at_least_once":
+        raise ConfigurationError(
+            f"handler {handler.name}: takes a Transaction, which commits with its inbox mark, so delivery='at_least_once' cannot be meant; "
+            "leave delivery= out, or write through a connection of your own"
+        )
+    if handler.wire == "confluent":
+        raise ConfigurationError(f"handler {handler.name}: wire='confluent' needs a schema registry, which this version does not have")
+    if handler.wire == "json" and len(handler.contracts) != 1:
+        raise ConfigurationError(f"handler {handler.name}: wire='json' carries no type, so it can subscribe to one type only")
+    if options.id is not None and handler.wire != "json":
+        raise ConfigurationError(f"handler {handler.name}: id={options.id!r} names a field of a bare body; add wire='json'")
+
+
+@dataclass(frozen=True, slots=True)
+class Giver:
+    """Where one argument of a handler comes from."""
+
+    kind: Literal["event", "context", "transaction", "depends", "default"]
+    value: Any = None
+
+
+def _giver(handler: str, parameter: inspect.Parameter, hint: object, *, has_event: bool) -> Giver:
+    if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        raise ConfigurationError(f"handler {handler}: *{parameter.name} has no type to give a value by; name each parameter")
+    if (depends := _depends(parameter.default, hint)) is not None:
+        return Giver("depends", depends.make)
+    if hint is Context:
+        return Giver("context")
+    if hint is Transaction:
+        return Giver("transaction")
+    if not has_event and _events(hint):
+        return Giver("event")
+    if parameter.default is inspect.Parameter.empty:
+        raise ConfigurationError(
+            f"handler {handler}: nothing can be given for the parameter {parameter.name!r}; annotate it with an event type, "
+            "Context or Transaction, or give it a default of Depends(...)"
+        )
+    return Giver("default", parameter.default)
+
+
+def _caller(name: str, function: Callable[..., Any], givers: Sequence[Giver], *, is_async: bool) -> Call:
+    """The cheapest way to call this signature; the usual ones build no argument list."""
+    kinds = tuple(giver.kind for giver in givers)
+    if kinds == ("event",):
         return lambda message, _context, _transaction: function(message)
-    return lambda message, context, transaction: function(*[give(message, context, transaction) for give in givers])
+    if kinds == ("event", "context"):
+        return lambda message, context, _transaction: function(message, context)
+    if kinds == ("event", "transaction"):
+        return lambda message, _context, transaction: function(message, transaction)
+    if "depends" in kinds:
+        return _with_dependencies(name, function, givers, is_async=is_async)
+    gives = [_PLAIN[giver.kind] if giver.kind in _PLAIN else _constant(giver.value) for giver in givers]
+    return lambda message, context, transaction: function(*[give(message, context, transaction) for give in gives])
+
+
+_PLAIN: dict[str, Call] = {
+    "event": lambda message, _context, _transaction: message,
+    "context": lambda _message, context, _transaction: context,
+    "transaction": lambda _message, _context, transaction: transaction,
+}
+
+
+def _constant(value: object) -> Call:
+    return lambda _message, _context, _transaction: value
+
+
+def _with_dependencies(name: str, function: Callable[..., Any], givers: Sequence[Giver], *, is_async: bool) -> Call:
+    makers = [giver.value for giver in givers if giver.kind == "depends"]
+    if not is_async and any(inspect.iscoroutinefunction(make) or inspect.isasyncgenfunction(make) for make in makers):
+        raise ConfigurationError(f"handler {name}: an async dependency needs an async handler; write `async def {name}`")
+    if not is_async:
+        return _with_sync_dependencies(function, givers)
+
+    async def call(message: Any, context: Any, transaction: Transaction | None) -> Any:
+        async with AsyncExitStack() as stack:
+            values: list[Any] = []
+            for giver in givers:
+                if giver.kind != "depends":
+                    values.append(_plain(giver, message, context, transaction))
+                elif inspect.isasyncgenfunction(giver.value):
+                    values.append(await stack.enter_async_context(asynccontextmanager(giver.value)()))
+                elif inspect.isgeneratorfunction(giver.value):
+                    values.append(stack.enter_context(contextmanager(giver.value)()))
+                else:
+                    value = giver.value()
+                    values.append(await value if inspect.isawaitable(value) else value)
+            return await function(*values)
+
+    return call
+
+
+def _with_sync_dependencies(function: Callable[..., Any], givers: Sequence[Giver]) -> Call:
+    from contextlib import ExitStack
+
+    def call(message: Any, context: Any, transaction: Transaction | None) -> Any:
+        with ExitStack() as stack:
+            values: list[Any] = []
+            for giver in givers:
+                if giver.kind != "depends":
+                    values.append(_plain(giver, message, context, transaction))
+                elif inspect.isgeneratorfunction(giver.value):
+                    values.append(stack.enter_context(contextmanager(giver.value)()))
+                else:
+                    values.append(giver.value())
+            return function(*values)
+
+    return call
+
+
+def _plain(giver: Giver, message: Any, context: Any, transaction: Transaction | None) -> Any:
+    give = _PLAIN.get(giver.kind)
+    return give(message, context, transaction) if give else giver.value
 
 
 def _depends(default: object, hint: object) -> Depends | None:
@@ -165,6 +291,11 @@ def _events(hint: object) -> tuple[type, ...]:
     return (hint,) if isinstance(hint, type) and "__millstream__" in hint.__dict__ else ()
 
 
+def _location(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
+
+
 def messages_of(result: object, handler: str) -> list[object]:
     """The events that a handler returned: None, one, or several."""
     if result is None:
@@ -176,3 +307,15 @@ def messages_of(result: object, handler: str) -> list[object]:
                 f"handler {handler} returned a {type(message).__name__}: return an event, a list of events, or None"
             )
     return several
+
+
+def verdicts_of(result: object, count: int, handler: str) -> list[object]:
+    """What a batch handler says of each of its `count` items: None, an exception, or what to publish."""
+    if result is None:
+        return [None] * count
+    if not isinstance(result, list) or len(result) != count:  # pyright: ignore[reportUnknownArgumentType]
+        raise HandlerResultError(
+            f"batch handler {handler} must return None, or a list with one verdict for each of its {count} items "
+            "(None, an exception, an event or a list of events)"
+        )
+    return list(result)  # pyright: ignore[reportUnknownArgumentType]

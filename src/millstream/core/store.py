@@ -1,7 +1,7 @@
 """The store port: what a service keeps in one transaction with its own data."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -121,6 +121,21 @@ class StoreTransaction(Transaction, Protocol):
         """Write a page; raises `FencedError` if an epoch is no longer the newest."""
         ...
 
+    def end(self, *, commit: bool) -> "Ended":
+        """Give the transaction back at once, to be committed or rolled back; never waits itself."""
+        ...
+
+
+class Ended(Protocol):
+    """The end of a transaction: awaited on the loop, or waited for in a thread, until it is durable.
+
+    Both raise what the commit raised; then nothing of it was kept.
+    """
+
+    def __await__(self) -> Generator[Any, None, None]: ...
+
+    def wait(self) -> None: ...
+
 
 class Store(Protocol):
     """A service's own durable memory.
@@ -179,8 +194,12 @@ class Store(Protocol):
         """
         ...
 
-    def transaction_now(self) -> AbstractContextManager[StoreTransaction]:
-        """The same for a caller that cannot await: blocks its thread until the transaction is free."""
+    async def begin(self) -> StoreTransaction:
+        """The same without a block: whoever gets it must call its `end`."""
+        ...
+
+    def begin_now(self) -> StoreTransaction:
+        """The same for a caller that cannot await, on the loop's thread or any other: blocks it until it is free."""
         ...
 
     async def handled(self, group: str, generation: int, marks: Sequence[Mark]) -> set[Mark]:

@@ -1,37 +1,66 @@
-# `make help` lists the targets. Everything runs in .venv, which any target makes when it is missing.
+# `make help` lists the targets. Everything runs in .venv, which any target makes when it is missing:
+# a machine needs Python 3.11 or newer, make, and the network once.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
 # uv is used from the machine when it is there, and otherwise installed into a folder of its own.
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
+NEEDS_UV := $(if $(findstring .venv-uv,$(UV)),.venv-uv/bin/uv)
 RUN := .venv/bin/
+# What follows the command, as in `make demo ARGS="--rate 20 --forever"` or `make test ARGS="-k relay"`.
+ARGS ?=
+# How long `make soak` goes on.
+SECONDS_OF_SOAK ?= 600
 
 .venv-uv/bin/uv:
-	$(PYTHON) -m venv .venv-uv
-	.venv-uv/bin/pip install --quiet uv
+	@$(PYTHON) -m venv .venv-uv || { rm -rf .venv-uv; \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	.venv-uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
 
-.venv/.ready: pyproject.toml uv.lock | $(if $(findstring .venv-uv,$(UV)),.venv-uv/bin/uv)
-	$(UV) sync --locked --all-extras --quiet
+# Enough to run Millstream: nothing that is already there is removed.
+.venv/.runtime: pyproject.toml uv.lock | $(NEEDS_UV)
+	$(UV) sync --locked --no-default-groups --inexact --quiet
 	@touch $@
+
+# What the tests and the checks need, too.
+.venv/.ready: pyproject.toml uv.lock | $(NEEDS_UV)
+	$(UV) sync --locked --all-extras --quiet
+	@touch .venv/.runtime $@
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+demo: .venv/.runtime ## The shop on the embedded broker: a page to order from, mails, a dashboard, and a proof
+	@$(RUN)millstream demo shop $(ARGS)
+
 test: .venv/.ready ## All tests
-	$(RUN)pytest
+	$(RUN)pytest $(ARGS)
 
-unit: .venv/.ready ## The fast tests
-	$(RUN)pytest
+unit: .venv/.ready ## The fast tests: no processes killed, no shop
+	$(RUN)pytest -m "not slow" tests $(ARGS)
 
-check: lint imports test ## What CI runs
+docs: .venv/.ready ## Run every example of the documentation, and follow every link
+	$(RUN)pytest README.md ARCHITECTURE.md CONTRIBUTING.md docs tests/test_documentation.py $(ARGS)
+
+check: lint imports types test ## What CI runs
 
 lint: .venv/.ready ## Style
-	$(RUN)ruff check src tests
+	$(RUN)ruff check
 
 imports: .venv/.ready ## The layers
-	$(RUN)lint-imports
+	$(RUN)lint-imports --no-logo
+
+types: .venv/.ready ## Types: strict inside, and as users see them
+	$(RUN)pyright
+	$(RUN)mypy
 
 fix: .venv/.ready ## Change what can be changed automatically
-	$(RUN)ruff check --fix src tests
+	$(RUN)ruff check --fix
 
-.PHONY: help test unit check lint imports fix
+bench: .venv/.ready ## Measure, beside the limits of this machine
+	$(RUN)python -m benchmarks $(ARGS)
+
+soak: .venv/.ready ## Crashes, for as long as SECONDS_OF_SOAK says
+	$(RUN)python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
+
+.PHONY: help demo test unit docs check lint imports types fix bench soak

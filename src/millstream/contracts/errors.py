@@ -99,3 +99,14 @@ class StoreTooNewError(StoreError):
 
 class StoreMismatchError(StoreError):
     """The store belongs to another app, or was created with other settings."""
+
+
+# What operators ask for
+
+
+class NotFoundError(MillstreamError):
+    """What was named is not there."""
+
+
+class RefusedError(MillstreamError):
+    """It would do harm as things are; the message says what to do first."""

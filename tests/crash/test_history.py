@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from tests.crash.history import History, Journal, Reader, Stored, check, recovered
 
 

@@ -16,7 +16,7 @@ from millstream.contracts.ids import new_id
 from millstream.contracts.message import codec_for, contract_of, key_of
 from millstream.core.broker import Broker, Group, Topic
 from millstream.core.clock import Clock
-from millstream.core.handler import Delivery, Handler, Options, compile_handler
+from millstream.core.handler import DeliveryMode, Handler, Options, compile_handler
 from millstream.core.observe import Observer, Outcome
 from millstream.core.retry import Retry
 from millstream.core.store import Page, Store, StoreTransaction
@@ -41,7 +41,7 @@ class Router:
         concurrency: int = 16,
         timeout: float = 30.0,
         ordered: bool = True,
-        delivery: Delivery | None = None,
+        delivery: DeliveryMode | None = None,
         start: Literal["latest", "earliest"] | None = None,
     ) -> Callable[[F], F]:
         """Have the decorated function handle these types; the function itself stays as it is."""

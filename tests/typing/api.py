@@ -6,7 +6,7 @@
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
 from millstream import App, Context, Depends, Envelope, MillstreamError, Retry, Router, Transaction, UnitOfWork, command, event
 
@@ -48,8 +48,9 @@ async def reserve(order: OrderCreated, context: Context, work: Transaction) -> R
 
 
 @router.subscriber(ReserveStock, where=lambda command: command.order_id != "", ordered=False)
-def count(orders: list[ReserveStock], prices: Prices = Depends(Prices)) -> None:  # type: ignore[assignment]  # noqa: B008
+def count(orders: list[ReserveStock], prices: Annotated[Prices, Depends(Prices)]) -> None:
     assert_type(orders[0].order_id, str)
+    assert_type(prices.of("mug"), int)
 
 
 app.include_router(router)

@@ -1,1 +1,6 @@
-"""testing of Millstream; see ARCHITECTURE.md."""
+"""What helps to test services, brokers and stores, in Millstream and in what is built on it."""
+
+from millstream.testing.broker_suite import BrokerSuite
+from millstream.testing.manual_clock import ManualClock
+
+__all__ = ["BrokerSuite", "ManualClock"]

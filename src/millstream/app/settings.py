@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import msgspec
 
+from millstream.app.connect import default_store
 from millstream.contracts.errors import ConfigurationError
 
 DEFAULT_BROKER = "sqlite:///millstream.db"
 PREFIX = "MILLSTREAM_"
-#: Brokers whose file or memory is a store too, so that one URL is enough.
-BOTH = ("sqlite", "memory")
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -93,7 +92,7 @@ FIELDS: dict[str, Field] = {
         "Write a URL, such as sqlite:///inventory.db",
     ),
     "app": Field(
-        Annotated[str, msgspec.Meta(pattern=r"^[\w.]+:[\w.]+$")],
+        Annotated[str, msgspec.Meta(pattern=r"^[\w.]+(:[\w.]+)?$")],
         "the App that commands act on when none is named",
         "Write MODULE:APP, such as inventory:app",
     ),
@@ -133,15 +132,10 @@ def resolve(
     origins = {name: origin for name, (_, origin) in told.items()}
     if "store" not in values:
         broker = values.get("broker", DEFAULT_BROKER)
-        if scheme_of(broker) in BOTH:
-            values["store"] = broker
-            origins["store"] = f"the broker's, from {origins['broker']}" if "broker" in origins else "default"
+        values["store"] = default_store(broker)
+        if values["store"] == broker and "broker" in origins:
+            origins["store"] = f"the broker's, from {origins['broker']}"
     return Settings(**values, origins=origins)
-
-
-def scheme_of(url: str) -> str:
-    """The part of a URL that chooses the implementation."""
-    return url.partition("://")[0].lower()
 
 
 def http_address(text: str, origin: str = "--http") -> Address:

@@ -1,0 +1,142 @@
+"""`millstream`: finds the command, runs it, and turns what went wrong into words and an exit code."""
+
+import asyncio
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclopts import App, CycloptsError
+
+DAILY, LOOK, ACT, CARE = "Daily work", "Look", "Act", "Care"
+
+#: Every command: where its code is, what it is for, and the heading it stands below.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "new": ("millstream.cli.new:new", "Start a service: contracts, handlers and a test.", DAILY),
+    "dev": ("millstream.cli.dev:dev", "Run a service and restart it when its code changes.", DAILY),
+    "run": ("millstream.cli.run:run", "Run a service.", DAILY),
+    "demo": ("millstream.cli.demo:app", "Run an example system, and prove that it loses nothing.", DAILY),
+    "tail": ("millstream.cli.tail:tail", "Show events, the last ones and what follows.", LOOK),
+    "topics": ("millstream.cli.topics:app", "Show topics, and remove what retention no longer keeps.", LOOK),
+    "groups": ("millstream.cli.groups:app", "Show groups with their lag; pause, resume and forget them.", LOOK),
+    "trace": ("millstream.cli.trace:trace", "Show what an event caused, and what caused it.", LOOK),
+    "publish": ("millstream.cli.publish:publish", "Publish events.", ACT),
+    "dlq": ("millstream.cli.dlq:app", "Look at dead letters; redrive or discard them.", ACT),
+    "replay": ("millstream.cli.replay:replay", "Have a group handle events again.", ACT),
+    "backup": ("millstream.cli.backup:backup", "Copy a live file.", CARE),
+    "doctor": ("millstream.cli.doctor:doctor", "Check this machine, and say how to repair what is wrong.", CARE),
+    "bench": ("millstream.cli.bench:bench", "Measure the embedded broker on this machine.", CARE),
+    "completion": ("millstream.cli.completion:completion", "Print the completion script of a shell.", CARE),
+    "version": ("millstream.cli.version:version", "Print the version.", CARE),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command, and give its exit code."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    if tokens in (["version"], ["--version"]):
+        # Scripts ask for it often; nothing else has to be loaded to answer.
+        print(installed_version())
+        return 0
+    debug = "--debug" in tokens
+    try:
+        return _run(tokens)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read this has seen enough, as with `| head`.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at the end
+        return 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _failed(error)
+
+
+def installed_version() -> str:
+    """The version of what runs."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("millstream")
+    except PackageNotFoundError:
+        return "unknown: it runs from a folder, not from an installed package"
+
+
+def commands() -> "App":
+    """All commands, none of them loaded yet."""
+    from cyclopts import App, Group
+
+    app = App(
+        name="millstream",
+        help="Event-driven Python systems that you can see, replay and prove.",
+        help_format="plaintext",
+        version_flags=[],
+        help_epilogue="`millstream COMMAND --help` shows examples. Exit codes and JSON: docs/reference/cli.md",
+        result_action="return_value",
+    )
+    groups = {name: Group(name, sort_key=order) for order, name in enumerate((DAILY, LOOK, ACT, CARE))}
+    for order, (name, (path, help_, heading)) in enumerate(COMMANDS.items()):
+        app.command(path, name=name, help=help_, group=groups[heading], sort_key=order)
+    app["--help"].group = Group("Help", sort_key=99)
+    return app
+
+
+def _run(tokens: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    app = commands()
+    try:
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _misused(error, app, tokens)
+    result: Any = command(*bound.args, **bound.kwargs)
+    if inspect.iscoroutine(result):
+        result = asyncio.run(result)
+    return int(result or 0)
+
+
+def _misused(error: "CycloptsError", app: "App", tokens: list[str]) -> int:
+    """Say what is wrong with the command line, and what was probably meant."""
+    from cyclopts import UnknownCommandError, UnusedCliTokensError
+
+    error.verbose = False
+    chain = " ".join(["millstream", *(error.command_chain or ())])
+    text = str(error).strip()
+    if isinstance(error, UnknownCommandError | UnusedCliTokensError) and error.unused_tokens:
+        text = _unknown(error.unused_tokens[0], app, tokens, chain)
+    print(f"error: {text}\nSee: {chain} --help", file=sys.stderr)
+    return 2
+
+
+def _unknown(token: str, app: "App", tokens: list[str], chain: str) -> str:
+    import difflib
+
+    level, words = app, [t for t in tokens if not t.startswith("-")]
+    for word in words[: words.index(token)] if token in words else []:
+        if word in level:
+            level = level[word]
+    names = [name for name in level if not name.startswith("-")]
+    near = difflib.get_close_matches(token, names, n=1)
+    if names:
+        return f"No command {token!r}." + (f" Did you mean `{near[0]}`?" if near else f" There are: {', '.join(names)}.")
+    return f"{token!r} is one argument too many for `{chain}`."
+
+
+def _failed(error: BaseException) -> int:
+    from millstream.app.settings import masked_text
+    from millstream.cli.exits import exit_of
+    from millstream.cli.wording import plain_lines
+    from millstream.contracts.errors import MillstreamError
+
+    text = str(error) or type(error).__name__
+    if not isinstance(error, MillstreamError | OSError | TimeoutError):
+        text = f"{type(error).__name__}: {text}. This is a fault of millstream; --debug shows where. Please report it."
+    print(f"error: {plain_lines(masked_text(text))}", file=sys.stderr)
+    return int(exit_of(error))

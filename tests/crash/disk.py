@@ -34,12 +34,13 @@ class Op(NamedTuple):
 class _Disk(apsw.VFS):
     """A layer over the real disk that sees what changes the database and its WAL."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, "")
+    def __init__(self, name: str, *, default: bool = False) -> None:
+        super().__init__(name, "unix", makedefault=default)
         self.name = name
 
-    def xOpen(self, name: Any, flags: list[int]) -> "_DiskFile":
-        return _DiskFile(self, name, flags)
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
+        # A file without a name is SQLite's scratch paper: nothing of it is ever read after a crash.
+        return apsw.VFSFile("unix", name, flags) if name is None else _DiskFile(self, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
         self.change(Op("delete", filename, int(syncdir)), lambda: super(_Disk, self).xDelete(filename, syncdir))
@@ -56,7 +57,7 @@ class _DiskFile(apsw.VFSFile):
     def __init__(self, disk: _Disk, name: Any, flags: list[int]) -> None:
         self._disk = disk
         self._name = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
-        super().__init__("", name, flags)
+        super().__init__("unix", name, flags)
 
     def xRead(self, amount: int, offset: int) -> bytes:
         self._disk.reading(self._name)
@@ -70,6 +71,17 @@ class _DiskFile(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:
         self._disk.change(Op("sync", self._name), lambda: super(_DiskFile, self).xSync(flags))
+
+
+class WatchedDisk(_Disk):
+    """Hands each operation to a function, which carries it out when it likes."""
+
+    def __init__(self, name: str, watch: Callable[[Op, Callable[[], None]], None], *, default: bool = False) -> None:
+        super().__init__(name, default=default)
+        self._watch = watch
+
+    def change(self, op: Op, act: Callable[[], None]) -> None:
+        self._watch(op, act)
 
 
 class RecordingDisk(_Disk):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import apsw
 import pytest
+from tests.crash.disk import PowerCut, RecordingDisk
 
 from millstream.brokers.sqlite import SqliteBroker
 from millstream.contracts.envelope import Envelope
 from millstream.stores.sqlite_file import SqliteFile
-from tests.crash.disk import PowerCut, RecordingDisk
 
 
 def envelope(value: str) -> Envelope:
@@ -30,7 +30,6 @@ async def publish(broker: SqliteBroker, disk: RecordingDisk, values: list[str]) 
 
 async def busy(folder: Path, disk: RecordingDisk, synchronous: str) -> None:
     """Publish one by one, in batches and from many at once, with checkpoints in between."""
-    folder.mkdir()
     file = SqliteFile(folder / "b.db", synchronous=synchronous, vfs=disk.name)
     async with SqliteBroker(file) as broker:
         await file.write(lambda connection: connection.wal_autocheckpoint(12))
@@ -107,6 +106,7 @@ def disk() -> Iterable[RecordingDisk]:
 
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path, disk: RecordingDisk) -> None:
     """With synchronous=FULL every cut leaves a sound file with all acknowledged events, and no half of a batch."""
+    (tmp_path / "live").mkdir()
     await busy(tmp_path / "live", disk, "FULL")
 
     verdict = cut_everywhere(tmp_path, disk, seed=1)
@@ -118,6 +118,7 @@ async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path, d
 
 async def test_without_full_sync_the_same_power_cuts_lose_events(tmp_path: Path, disk: RecordingDisk) -> None:
     """With synchronous=NORMAL acknowledged events are missing: the test above is able to fail. The file stays sound."""
+    (tmp_path / "live").mkdir()
     await busy(tmp_path / "live", disk, "NORMAL")
 
     verdict = cut_everywhere(tmp_path, disk, seed=1)

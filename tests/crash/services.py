@@ -1,0 +1,275 @@
+"""The services that are killed: small enough to be checked to the last event, and run as children of a nursery.
+
+A folder holds everything of one run: the files of broker and store, the journals of
+the processes, and the flag that says that what was broken is repaired.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from tests.crash.history import Journal, Stored
+from tests.crash.points import Point, watch
+
+from millstream import App, Context, Retry, Transaction, event
+from millstream.core.store import Parked
+
+SCHEMA = "create table if not exists effect(key text not null, value text not null)"
+KEYS = ("a", "b", "c")
+RETRY = Retry(attempts=3, first=0.002, longest=0.004)
+
+
+@event("item.made", key="key")
+@dataclass(frozen=True)
+class Made:
+    """Somebody has made something."""
+
+    key: str
+    value: str
+    trouble: str = ""
+
+
+@event("item.booked", key="key")
+@dataclass(frozen=True)
+class Booked:
+    """It is in the books."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class End:
+    """What the log and the store hold when nothing is left to do."""
+
+    made: list[Stored]
+    booked: list[Stored]
+    effects: list[tuple[str, str]]
+    parked: dict[str, frozenset[str]]
+
+
+class BrokenError(Exception):
+    """What a handler meets for an event with trouble."""
+
+
+def layout(folder: Path, files: str, name: str) -> dict[str, str]:
+    """Say where broker and store are: in one file, or in two."""
+    store = "broker.db" if files == "one" else f"{name}.db"
+    return {"broker": f"sqlite:///{folder}/broker.db", "store": f"sqlite:///{folder}/{store}"}
+
+
+def books(folder: Path, files: str, process: str = "books") -> App:
+    """A service with all that a worker can do: effects and events once, retries, dead letters, and a group without an inbox."""
+    app = App("books", **layout(folder, files, "books"), schema=SCHEMA)
+    journal = Journal(folder, process)
+
+    @app.subscriber(Made, group="once", retry=RETRY, start="earliest")
+    async def book(made: Made, tx: Transaction, context: Context) -> Booked:
+        if made.trouble == "passes" and context.attempt < 3:
+            raise BrokenError
+        if made.trouble == "stays" and not (folder / "repaired").exists():
+            raise BrokenError
+        tx.execute("insert into effect values(?, ?)", (made.key, made.value))
+        return Booked(made.key, made.value)
+
+    @app.subscriber(Made, group="again", retry=RETRY, start="earliest")
+    async def note(made: Made) -> None:
+        if made.trouble == "stays" and not (folder / "repaired").exists():
+            raise BrokenError
+        journal.handled(made.key, made.value)
+
+    return app
+
+
+def orders(folder: Path, files: str) -> App:
+    """A service that only publishes."""
+    return App("orders", **layout(folder, files, "orders"), schema=SCHEMA)
+
+
+async def is_idle(app: App) -> bool:
+    """Whether nothing is left to do: all positions at the head, no retry or request pending, nothing in the outbox."""
+    for group in app.groups():
+        for state in await app.broker.positions(group.name):
+            if state.committed.value != state.head.value:
+                return False
+        if await app.store.requests(group.name) or any(map(_works, heads(await app.store.parked(group.name)))):
+            return False
+    return not await app.store.outbox_size()
+
+
+def heads(parked: Sequence[Parked]) -> list[Parked]:
+    """The first of each parked sequence, on which the others wait."""
+    first: dict[tuple[str, str, int, str], Parked] = {}
+    for row in parked:
+        first.setdefault((row.group, row.partition.topic, row.partition.number, row.sequence), row)
+    return list(first.values())
+
+
+def _works(head: Parked) -> bool:
+    return head.state != "dead"
+
+
+async def run_until(app: App, reached: Callable[[], Awaitable[bool]]) -> None:
+    """Run an open app until something is so, and stop it."""
+    stop = asyncio.Event()
+
+    async def wait() -> None:
+        while not await reached():
+            await app.clock.sleep(0.005)
+        stop.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(app.run(stop))
+        tasks.create_task(wait())
+
+
+# What children run
+
+
+def fault(kill: Sequence[object] | None, trace: str | None) -> None:
+    """Have this child be killed at a point, or write down the points it passes."""
+    point = None if kill is None else Point(str(kill[0]), int(str(kill[1])))
+    if point is not None or trace is not None:
+        watch(point, None if trace is None else Path(trace))
+
+
+def work(folder: str, files: str, kill: Sequence[object] | None = None, trace: str | None = None) -> None:
+    """Run the service until it has nothing left to do."""
+    fault(kill, trace)
+
+    async def main() -> None:
+        app = books(Path(folder), files)
+        async with app:
+            await run_until(app, lambda: is_idle(app))
+
+    asyncio.run(main())
+
+
+def publish(folder: str, _files: str, kill: Sequence[object] | None = None, trace: str | None = None) -> None:
+    """Publish events one by one, many at once, and in batches."""
+    fault(kill, trace)
+
+    async def main() -> None:
+        journal = Journal(Path(folder), "producer")
+        async with orders(Path(folder), "two") as app:
+
+            async def send(*keys: str) -> None:
+                events = [Made(key, journal.value()) for key in keys]
+                for made in events:
+                    journal.sending(made.key, made.value)
+                await app.publish_many(events)
+                for made in events:
+                    journal.acknowledged(made.key, made.value)
+
+            for key in KEYS:
+                await send(key)
+            await send(*KEYS, *KEYS)
+            async with asyncio.TaskGroup() as tasks:
+                for key in KEYS:
+                    tasks.create_task(send(key))
+
+    asyncio.run(main())
+
+
+def units(folder: str, files: str, kill: Sequence[object] | None = None, trace: str | None = None) -> None:
+    """Write and publish together, as a web request does, while the relay works."""
+    fault(kill, trace)
+
+    async def main() -> None:
+        journal = Journal(Path(folder), "producer")
+        app = orders(Path(folder), files)
+        async with app:
+            stop = asyncio.Event()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(app.run(stop))
+                for key in KEYS * 2:
+                    made = Made(key, journal.value())
+                    journal.sending(made.key, made.value)
+                    async with app.unit_of_work() as work:
+                        work.execute("insert into effect values(?, ?)", (made.key, made.value))
+                        work.publish(made)
+                    journal.acknowledged(made.key, made.value)
+                with contextlib.suppress(ZeroDivisionError):
+                    made = Made("a", journal.value())
+                    journal.sending(made.key, made.value)
+                    async with app.unit_of_work() as work:
+                        work.execute("insert into effect values(?, ?)", (made.key, made.value))
+                        work.publish(made)
+                        raise ZeroDivisionError
+                journal.failed(made.key, made.value)
+                stop.set()
+
+    asyncio.run(main())
+
+
+def prepare(folder: str, troubles: Sequence[str]) -> None:
+    """Publish what the workers shall handle: for each key a few events, some of them with trouble."""
+
+    async def main() -> None:
+        journal = Journal(Path(folder), "producer")
+        async with orders(Path(folder), "two") as app:
+            for trouble in troubles:
+                events = [Made(key, journal.value(), trouble if key == "a" else "") for key in KEYS]
+                for made in events:
+                    journal.sending(made.key, made.value)
+                await app.publish_many(events)
+                for made in events:
+                    journal.acknowledged(made.key, made.value)
+
+    asyncio.run(main())
+
+
+def ask_for_redrive(folder: str, files: str) -> None:
+    """Repair what was broken, and leave requests to redrive every dead letter."""
+
+    async def main() -> None:
+        (Path(folder) / "repaired").touch()
+        async with books(Path(folder), files, "operator") as app:
+            dead = await app.store.parked(dead=True)
+            assert await app.store.request("redrive", [row.id for row in dead], "repaired") == len(dead)
+
+    asyncio.run(main())
+
+
+def recover(folder: str, files: str) -> None:
+    """Run the service again, without faults, until nothing is left to do, and write down how everything ended."""
+
+    async def main() -> None:
+        async with books(Path(folder), files) as app:
+            await run_until(app, lambda: is_idle(app))
+            await describe(app, Path(folder))
+
+    asyncio.run(main())
+
+
+def recover_units(folder: str, files: str) -> None:
+    """Run the service that publishes again, until its outbox is empty, and write down how everything ended."""
+
+    async def main() -> None:
+        async with orders(Path(folder), files) as app:
+            await run_until(app, lambda: is_idle(app))
+            await describe(app, Path(folder))
+
+    asyncio.run(main())
+
+
+async def describe(app: App, folder: Path) -> None:
+    """Write down what log and store hold."""
+    logs: dict[str, list[Stored]] = {"item.made": [], "item.booked": []}
+    for topic, log in logs.items():
+        for partition, first, head in await app.broker.bounds(topic):
+            for delivery in await app.broker.read(partition, first, head - first):
+                assert delivery.envelope is not None
+                body = msgspec.json.decode(delivery.envelope.data)
+                log.append(Stored(f"{topic}/{partition.number}", delivery.position, body["key"], body["value"]))
+    parked = [(row.group, msgspec.json.decode(row.envelope.data)["value"]) for row in await app.store.parked() if row.envelope]
+    end = End(
+        made=logs["item.made"],
+        booked=logs["item.booked"],
+        effects=await app.read("select key, value from effect order by rowid"),
+        parked={group: frozenset(value for g, value in parked if g == group) for group in ("once", "again")},
+    )
+    (folder / "end.json").write_bytes(msgspec.json.encode(end))

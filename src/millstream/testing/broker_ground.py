@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from millstream.contracts.envelope import Envelope
@@ -153,29 +154,23 @@ class BrokerGround:
     async def take(self, member: Member, count: int, *, settle: bool = True) -> list[Delivery]:
         """Receive until so many have come, each of them settled at once unless told not to."""
         taken: list[Delivery] = []
-        try:
-            async with asyncio.timeout(self.patience):
-                while len(taken) < count:
-                    items = await member.step(most=count - len(taken))
-                    taken += items
-                    if settle:
-                        await member.settle(items)
-        except TimeoutError as error:
-            raise AssertionError(f"{len(taken)} of {count} deliveries came within {self.patience:g} s") from error
+        async with self.in_time(lambda: f"only {len(taken)} of {count} deliveries came"):
+            while len(taken) < count:
+                items = await member.step(most=count - len(taken))
+                taken += items
+                if settle:
+                    await member.settle(items)
         return taken
 
     async def take_all(self, member: Member, ids: Iterable[str]) -> list[Delivery]:
         """Receive and settle until each of these ids has come at least once."""
         missing, taken = set(ids), list[Delivery]()
-        try:
-            async with asyncio.timeout(self.patience):
-                while missing:
-                    items = await member.step()
-                    taken += items
-                    missing -= {envelope_of(delivery).id for delivery in items}
-                    await member.settle(items)
-        except TimeoutError as error:
-            raise AssertionError(f"{len(missing)} events never came, such as {sorted(missing)[:3]}") from error
+        async with self.in_time(lambda: f"{len(missing)} events never came, such as {min(missing)}"):
+            while missing:
+                items = await member.step()
+                taken += items
+                missing -= {envelope_of(delivery).id for delivery in items}
+                await member.settle(items)
         return taken
 
     async def take_nothing(self, *members: Member) -> None:
@@ -189,9 +184,16 @@ class BrokerGround:
 
     async def until_assigned(self, member: Member) -> None:
         """Receive until some partition is assigned."""
-        async with asyncio.timeout(self.patience):
+        async with self.in_time("no partition was assigned"):
             while not member.partitions:
                 await member.step()
+
+    async def until_shared(self, one: Member, two: Member) -> None:
+        """Receive with both until each of them has partitions."""
+        async with self.in_time("two members do not share the partitions"):
+            while not (one.partitions and two.partitions):
+                await one.step(wait=0.01)
+                await two.step(wait=0.01)
 
     async def share(self, group: str, members: int, ids: Iterable[str]) -> list[Delivery]:
         """Have several members receive and settle side by side until each id has come; gives all that came, in order."""
@@ -206,12 +208,9 @@ class BrokerGround:
                 missing.difference_update(envelope_of(delivery).id for delivery in items)
             await member.close()
 
-        try:
-            async with asyncio.timeout(self.patience), asyncio.TaskGroup() as tasks:
-                for number in range(members):
-                    tasks.create_task(work(number))
-        except TimeoutError as error:
-            raise AssertionError(f"{len(missing)} events never came, such as {sorted(missing)[:3]}") from error
+        async with self.in_time(lambda: f"{len(missing)} events never came, such as {min(missing)}"), asyncio.TaskGroup() as tasks:
+            for number in range(members):
+                tasks.create_task(work(number))
         return taken
 
     async def states(
@@ -219,15 +218,23 @@ class BrokerGround:
     ) -> Sequence[PartitionState]:
         """The positions of a group, once they are so."""
         states: Sequence[PartitionState] = ()
+        async with self.in_time(lambda: f"{what}, but the positions stayed {states}"):
+            while True:
+                states = await self.broker.positions(self.unique(group))
+                if reached(states):
+                    break
+                await asyncio.sleep(self.silence / 10)
+        return states
+
+    @asynccontextmanager
+    async def in_time(self, otherwise: str | Callable[[], str]) -> AsyncGenerator[None]:
+        """What is inside has to end while there is patience; `otherwise` says what the matter was."""
         try:
             async with asyncio.timeout(self.patience):
-                while True:
-                    states = await self.broker.positions(self.unique(group))
-                    if reached(states):
-                        return states
-                    await asyncio.sleep(self.silence / 10)
+                yield
         except TimeoutError as error:
-            raise AssertionError(f"{what}, but the positions stayed {states}") from error
+            what = otherwise if isinstance(otherwise, str) else otherwise()
+            raise AssertionError(f"{what} within {self.patience:g} s") from error
 
 
 def envelope_of(delivery: Delivery) -> Envelope:

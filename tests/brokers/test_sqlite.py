@@ -1,7 +1,6 @@
 """The embedded broker keeps its promises on a real file."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from millstream.brokers.sqlite import SqliteBroker
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, PositionLostError, StoreTooNewError
-from millstream.core.broker import Assigned, Deliveries, Delivery, Group, Topic
+from millstream.core.broker import Assigned, Deliveries, Delivery, Group, Revoked, Topic
 from millstream.stores.sqlite_file import SqliteFile
 
 
@@ -32,11 +31,6 @@ async def take(subscription: object, count: int) -> list[Delivery]:
                 case Deliveries(items):
                     taken += items
     return taken
-
-
-def passed(deliveries: Sequence[Delivery]) -> list[tuple[object, int]]:
-    """Say that all of these are handled."""
-    return [(d.partition, d.position + 1) for d in deliveries]
 
 
 async def test_what_was_published_is_read_back_whole_by_a_group(tmp_path: Path) -> None:
@@ -76,7 +70,7 @@ async def test_a_group_goes_on_where_it_stopped(tmp_path: Path) -> None:
         await broker.publish([envelope(n) for n in range(10)])
         first = await broker.open("g")
         taken = await take(first, 10)
-        await first.done(passed(taken[:4]))  # type: ignore[arg-type]
+        await first.settle(taken[:4])
         await first.close()
 
         second = await broker.open("g")
@@ -90,14 +84,17 @@ async def test_two_members_share_the_partitions(tmp_path: Path) -> None:
     """Each of two members gets half, and every event reaches exactly one of them."""
     async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
         await broker.declare([Topic(name="made", partitions=2)], [Group(name="g", topics=("made",))])
-        first, second = await broker.open("g"), await broker.open("g")
-        await broker.file.write(first._claim)
-        await broker.file.write(second._claim)
-        await broker.file.write(first._claim)
+        first, second = await broker.open("g", "first"), await broker.open("g", "second")
+        assert isinstance(await first.receive(1, 0), Assigned)
+        await second.receive(1, 0)
 
-        states = await broker.positions("g")
+        revoked = await first.receive(1, 5)
+        assert isinstance(revoked, Revoked)
+        await first.release(revoked.partitions)
+        assigned = await second.receive(1, 5)
 
-        assert {state.owner for state in states} <= {first._member, second._member}
+        assert assigned == Assigned(revoked.partitions)
+        assert {state.owner for state in await broker.positions("g")} == {"first", "second"}
         await first.close()
         await second.close()
 
@@ -114,11 +111,11 @@ async def test_a_topic_keeps_its_number_of_partitions(tmp_path: Path) -> None:
 async def test_retention_waits_for_every_registered_group(tmp_path: Path) -> None:
     """Nothing that a group has not passed is removed, unless forced; then the group stops and says why."""
     async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        await broker.declare([Topic(name="made", partitions=1)], [Group(name="g", topics=("made",))])
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=-1)], [Group(name="g", topics=("made",))])
         await broker.publish([envelope(n) for n in range(10)])
 
-        kept = await broker.retain("made", age=-1)
-        forced = await broker.retain("made", age=-1, force=True)
+        kept = await broker.retain("made")
+        forced = await broker.retain("made", force=True)
 
         assert (kept, forced) == (0, 10)
         await broker.publish([envelope(10)])

@@ -7,17 +7,15 @@ waiting into one transaction and syncs once for all of it.
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import queue
-import secrets
-import socket
-import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from concurrent.futures import Future as ThreadFuture
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import apsw
 
@@ -30,20 +28,20 @@ from millstream.contracts.errors import (
     StoreReadOnlyError,
     StoreTooNewError,
 )
+from millstream.stores.sqlite_connection import Connection, connect, copy
+from millstream.stores.sqlite_wake import WakeUp
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x4D494C4C  # "MILL"
 SCHEMA_VERSION = 1
-#: How long a write waits for another process before it fails, in milliseconds.
-BUSY_MS = 5000
+#: How long a write waits for another process before it fails, in seconds.
+BUSY = 5.0
 #: Writes gathered into one transaction; more would only delay the first of them.
 MOST_JOBS = 4096
-#: The WAL is truncated once it has grown past this many bytes and no reader needs it.
-WAL_LIMIT = 64 << 20
-SOCKET_PATH_LIMIT = 100
 
-Job = tuple[Callable[[apsw.Connection], Any], "asyncio.Future[Any]", bool]
+#: What a write may be of interest for, beyond this process: new rows, or who owns what.
+ROWS, MEMBERS, NOTHING = b"r", b"m", b""
 
 
 @contextmanager
@@ -53,7 +51,7 @@ def sqlite_errors(path: str) -> Generator[None]:
         yield
     except (apsw.BusyError, apsw.LockedError) as error:
         raise StoreBusyError(
-            f"{path}: another process held the write lock for over {BUSY_MS / 1000:g} s; "
+            f"{path}: another process held the write lock for over {BUSY:g} s; "
             "it may be stopped inside a commit (look for a stopped or debugged process). Nothing was written; try again."
         ) from error
     except apsw.FullError as error:
@@ -68,6 +66,22 @@ def sqlite_errors(path: str) -> Generator[None]:
         raise StoreError(f"{path}: cannot be opened; does the folder exist, and may this user write to it?") from error
     except apsw.IOError as error:
         raise StoreError(f"{path}: the disk reported an error ({error}); what was being written is not acknowledged.") from error
+    except apsw.Error as error:
+        raise StoreError(f"{path}: SQLite refused ({error}); nothing was written. Correct the statement.") from error
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    """A write that waits for its transaction; it may run again after a rollback."""
+
+    write: Callable[[Connection], T]
+    future: "asyncio.Future[T] | ThreadFuture[T]"
+    wakes: bytes
+    lends: bool = False
+    """Whether somebody else uses the connection meanwhile; such a job has a transaction to itself."""
+
+
+_Outcome = tuple[_Job[Any], Any, BaseException | None]
 
 
 class SqliteFile:
@@ -75,16 +89,20 @@ class SqliteFile:
 
     def __init__(self, path: str | Path, *, synchronous: str = "FULL", vfs: str | None = None) -> None:
         self.path = str(Path(path).expanduser().absolute())
-        self.on_change: set[Callable[[], None]] = set()
+        self.on_rollback: set[Callable[[], None]] = set()
+        """Called on the writer's thread after a rollback: what was learnt inside may be untrue."""
+        self._listeners: set[Callable[[bytes], None]] = set()
         self._synchronous = synchronous
         self._vfs = vfs
         self._users = 0
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._reader: apsw.Connection | None = None
-        self._writer: apsw.Connection | None = None
-        self._wake: _WakeUp | None = None
+        self._reader: Connection | None = None
+        self._writer: Connection | None = None
+        self._wake: WakeUp | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._borrowers = 0
         self._pid = 0
         self._schemas: list[str] = []
 
@@ -101,6 +119,7 @@ class SqliteFile:
             self._open()
         except BaseException:
             self._users = 0
+            self._close()
             raise
         return self
 
@@ -109,37 +128,41 @@ class SqliteFile:
         if self._users:
             return
         self._jobs.put(None)
-        thread = self._thread
+        thread, self._thread = self._thread, None
         if thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
-        if self._wake is not None:
-            self._wake.close()
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                connection.close()
-        self._thread = self._reader = self._writer = self._wake = None
+        self._close()
 
     def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
         self._pid = os.getpid()
         with sqlite_errors(self.path):
             self._writer = self._connect()
             self._prepare(self._writer)
             self._reader = self._connect(read_only=True)
         self._jobs = queue.SimpleQueue()
-        self._wake = _WakeUp(self.path, self._loop, self._changed)
-        self._thread = threading.Thread(target=self._write, name=f"millstream-writer:{Path(self.path).name}", daemon=True)
+        self._wake = WakeUp(self.path, self._loop, self._changed)
+        self._thread = threading.Thread(target=self._run, name=f"millstream-writer:{Path(self.path).name}", daemon=True)
         self._thread.start()
 
-    def _connect(self, *, read_only: bool = False) -> apsw.Connection:
+    def _close(self) -> None:
+        if self._wake is not None:
+            self._wake.close()
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close(force=True)
+        self._reader = self._writer = self._wake = None
+
+    def _connect(self, *, read_only: bool = False) -> Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
-        connection = apsw.Connection(self.path, flags=flags, vfs=self._vfs, statementcachesize=200)
-        connection.set_busy_timeout(BUSY_MS)
+        connection = connect(self.path, flags=flags, vfs=self._vfs)
+        connection.set_busy_timeout(int(BUSY * 1000))
         # The reader is opened writable, since WAL recovery may need it, and then held to reading.
         connection.execute("pragma query_only=1" if read_only else f"pragma synchronous={self._synchronous}")
         return connection
 
-    def _prepare(self, connection: apsw.Connection) -> None:
+    def _prepare(self, connection: Connection) -> None:
         (application,) = connection.execute("pragma application_id").fetchone() or (0,)
         (version,) = connection.execute("pragma user_version").fetchone() or (0,)
         if application == APPLICATION_ID and version > SCHEMA_VERSION:
@@ -156,14 +179,15 @@ class SqliteFile:
         if connection.execute("pragma journal_mode=wal").fetchone() != ("wal",):
             raise StoreError(f"{self.path}: this file system cannot do WAL (a network drive?); use a local disk.")
         connection.execute("pragma wal_autocheckpoint=2000; pragma journal_size_limit=67108864; pragma temp_store=memory")
-        with connection:
-            connection.execute("begin immediate") if not connection.in_transaction else None
-            for schema in self._schemas:
-                connection.execute(schema)
-            connection.execute(f"pragma application_id={APPLICATION_ID}; pragma user_version={SCHEMA_VERSION}")
+        connection.execute("begin immediate")
+        for schema in self._schemas:
+            connection.execute(schema)
+        connection.execute(f"pragma application_id={APPLICATION_ID}; pragma user_version={SCHEMA_VERSION}; commit")
+
+    # Reading
 
     @property
-    def reader(self) -> apsw.Connection:
+    def reader(self) -> Connection:
         """The connection for reading, to be used on the loop's thread."""
         if self._reader is None:
             raise NotStartedError(f"{self.path} is not open: use `async with app:` around it.")
@@ -171,126 +195,196 @@ class SqliteFile:
             raise StoreError(f"{self.path}: was opened before a fork; open it in the child process.")
         return self._reader
 
-    async def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of one query, from the newest committed state."""
         with sqlite_errors(self.path):
             return self.reader.execute(sql, tuple(params)).fetchall()
 
-    def submit(self, write: Callable[[apsw.Connection], T], *, cannot_fail: bool = False) -> "asyncio.Future[T]":
+    # Writing
+
+    def submit(self, write: Callable[[Connection], T], *, wakes: bytes = ROWS) -> "asyncio.Future[T]":
         """Run `write` in the next transaction; the future is done when it is on disk.
 
-        With `cannot_fail` no savepoint guards the others in that transaction from it:
-        an error then fails all of them.
+        When another write of the same transaction fails, `write` runs again in a new one.
         """
-        if self._thread is None or self._loop is None:
-            raise NotStartedError(f"{self.path} is not open: use `async with app:` around it.")
-        if os.getpid() != self._pid:
-            raise StoreError(f"{self.path}: was opened before a fork; open it in the child process.")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put((write, future, cannot_fail))
+        future: asyncio.Future[T] = self._started().create_future()
+        self._jobs.put(_Job(write, future, wakes))
         return future
 
-    async def write(self, write: Callable[[apsw.Connection], T]) -> T:
+    async def write(self, write: Callable[[Connection], T], *, wakes: bytes = ROWS) -> T:
         """Run `write` in the next transaction and wait until it is on disk."""
         # Shielded: a write under way goes to its end whoever stops waiting for it.
-        return await asyncio.shield(self.submit(write))
+        return await asyncio.shield(self.submit(write, wakes=wakes))
 
     @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[apsw.Connection]:
-        """The write connection inside a transaction: committed at the end, or rolled back on an error.
+    async def exclusive(self) -> AsyncGenerator[Connection]:
+        """The write connection in a transaction of its own: committed at the end, or rolled back on an error.
 
         The writer thread waits for the lock and syncs; statements run where the caller is.
         """
-        loop = asyncio.get_running_loop()
-        lent: asyncio.Future[apsw.Connection] = loop.create_future()
+        loop = self._started()
+        lent: asyncio.Future[Connection] = loop.create_future()
         back: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        ended: asyncio.Future[None] = loop.create_future()
 
-        def lend(connection: apsw.Connection) -> None:
+        def lend(connection: Connection) -> None:
             loop.call_soon_threadsafe(_resolve, lent, connection)
             if not back.get():
                 raise _RolledBackError
 
-        ended = self.submit(lend)
-        ended.add_done_callback(lambda done: None if lent.done() else _fail(lent, done))
+        ended.add_done_callback(lambda _: None if lent.done() else lent.cancel())
+        self._borrowers += 1
+        self._jobs.put(_Job(lend, ended, ROWS, lends=True))
         try:
-            connection = await lent
-        except BaseException:
+            try:
+                connection = await lent
+            except BaseException:
+                back.put(False)  # noqa: FBT003
+                if ended.done() and not ended.cancelled() and (failed := ended.exception()) is not None:
+                    raise failed from None
+                ended.add_done_callback(_ignore)
+                raise
+            try:
+                yield connection
+            except BaseException:
+                back.put(False)  # noqa: FBT003
+                with contextlib.suppress(_RolledBackError):
+                    await asyncio.shield(ended)
+                raise
+            back.put(True)  # noqa: FBT003
+            await asyncio.shield(ended)
+        finally:
+            self._borrowers -= 1
+
+    @contextmanager
+    def exclusive_now(self) -> Generator[Connection]:
+        """The same for a caller that cannot await: its thread is blocked until the transaction is free.
+
+        Raises `StoreBusyError` after a while, or at once where it would wait for its own thread.
+        """
+        self._started()
+        if self._borrowers and threading.get_ident() == self._loop_thread:
+            raise StoreBusyError(
+                f"{self.path}: this thread has (or waits for) a transaction already, and would wait for itself. "
+                "Nothing was written; end that one first."
+            )
+        lent: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        back: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        ended: ThreadFuture[None] = ThreadFuture()
+
+        def lend(connection: Connection) -> None:
+            lent.put(connection)
+            if not back.get():
+                raise _RolledBackError
+
+        ended.add_done_callback(lambda _: lent.put(None))
+        self._jobs.put(_Job(lend, ended, ROWS, lends=True))
+        try:
+            connection = lent.get(timeout=2 * BUSY)
+        except queue.Empty:
             back.put(False)  # noqa: FBT003
-            ended.add_done_callback(_ignore)
-            raise
+            raise StoreBusyError(
+                f"{self.path}: another transaction of this process was open for over {2 * BUSY:g} s. Nothing was written; "
+                "try again, and wait for nothing inside a transaction."
+            ) from None
+        if connection is None:
+            ended.result()
+            raise StoreError(f"{self.path}: the store was closed before the transaction began.")
         try:
             yield connection
         except BaseException:
             back.put(False)  # noqa: FBT003
             with contextlib.suppress(_RolledBackError):
-                await asyncio.shield(ended)
+                ended.result()
             raise
         back.put(True)  # noqa: FBT003
-        await asyncio.shield(ended)
+        ended.result()
 
-    def _write(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            jobs = [job]
-            stop = False
-            while len(jobs) < MOST_JOBS:
-                try:
-                    another = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if another is None:
-                    stop = True
-                    break
-                jobs.append(another)
-            self._transact(jobs)
-            if stop:
-                return
+    def _started(self) -> asyncio.AbstractEventLoop:
+        if self._thread is None or self._loop is None:
+            raise NotStartedError(f"{self.path} is not open: use `async with app:` around it.")
+        if os.getpid() != self._pid:
+            raise StoreError(f"{self.path}: was opened before a fork; open it in the child process.")
+        return self._loop
 
-    def _transact(self, jobs: list[Job]) -> None:
-        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+    # The writer's thread
+
+    def _run(self) -> None:
+        stopped = False
+        while not stopped:
+            jobs, lent, stopped = self._gather()
+            if jobs:
+                self._transact(jobs)
+            if lent is not None:
+                self._transact([lent])
+
+    def _gather(self) -> tuple[list[_Job[Any]], _Job[Any] | None, bool]:
+        """What waits now: writes to do together, one that lends the connection after them, and whether to stop."""
+        jobs: list[_Job[Any]] = []
+        job = self._jobs.get()
+        while job is not None:
+            if job.lends:
+                return jobs, job, False
+            jobs.append(job)
+            if len(jobs) == MOST_JOBS:
+                return jobs, None, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, None, False
+        return jobs, None, True
+
+    def _transact(self, jobs: list[_Job[Any]]) -> None:
         try:
             with sqlite_errors(self.path):
-                connection = self._writer or self._reconnect()
-                connection.execute("begin immediate")
-                try:
-                    alone = len(jobs) == 1
-                    for write, future, cannot_fail in jobs:
-                        if alone or cannot_fail:
-                            outcomes.append((future, write(connection), None))
-                        else:
-                            outcomes.append(self._guarded(connection, write, future))
-                    connection.execute("commit")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("rollback")
-                    raise
+                results = self._commit(self._writer or self._reconnect(), jobs)
+            outcomes: list[_Outcome] = [(job, result, None) for job, result in zip(jobs, results, strict=True)]
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
-            outcomes = [(future, None, error) for _, future, _ in jobs]
-            if not isinstance(error, (StoreBusyError, _RolledBackError)) and isinstance(error, StoreError):
+            for forget in self.on_rollback:
+                forget()
+            if not isinstance(error, (StoreBusyError, StoreFullError, StoreReadOnlyError)) and isinstance(error, StoreError):
                 # After an I/O error the connection's idea of the file is not trusted again.
                 self._distrust()
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, outcomes)
-        if self._wake is not None:
-            self._wake.send()
-            if loop is not None and not loop.is_closed() and self.on_change:
-                loop.call_soon_threadsafe(self._changed)
+            if len(jobs) > 1 and (not isinstance(error, StoreError) or type(error.__cause__) is apsw.SQLError):
+                # One of them failed by itself; the others shall not suffer for it.
+                for job in jobs:
+                    self._transact([job])
+                return
+            outcomes = [(job, None, error) for job in jobs]
+        self._tell(outcomes)
 
-    def _guarded(
-        self, connection: apsw.Connection, write: Callable[[apsw.Connection], Any], future: "asyncio.Future[Any]"
-    ) -> tuple["asyncio.Future[Any]", Any, BaseException | None]:
-        connection.execute("savepoint job")
+    def _commit(self, connection: Connection, jobs: list[_Job[Any]]) -> list[Any]:
+        connection.execute("begin immediate")
         try:
-            result = write(connection)
-        except apsw.Error:
+            results = [job.write(connection) for job in jobs]
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("rollback")
             raise
-        except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
-            connection.execute("rollback to job; release job")
-            return future, None, error
-        connection.execute("release job")
-        return future, result, None
+        return results
 
-    def _reconnect(self) -> apsw.Connection:
+    def _tell(self, outcomes: list[_Outcome]) -> None:
+        wakes = b"".join({job.wakes for job, _, error in outcomes if error is None})
+        waiting: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        for job, result, error in outcomes:
+            if isinstance(job.future, ThreadFuture):
+                _resolve(job.future, result, error)
+            else:
+                waiting.append((job.future, result, error))
+        if (loop := self._loop) is not None and (waiting or wakes):
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._settle, waiting, wakes)
+        if self._wake is not None and wakes:
+            self._wake.send(wakes)
+
+    def _settle(self, waiting: "list[tuple[asyncio.Future[Any], Any, BaseException | None]]", wakes: bytes) -> None:
+        for future, result, error in waiting:
+            _resolve(future, result, error)
+        if wakes:
+            self._changed(wakes)
+
+    def _reconnect(self) -> Connection:
         self._writer = self._connect()
         return self._writer
 
@@ -300,89 +394,55 @@ class SqliteFile:
             with contextlib.suppress(apsw.Error):
                 connection.close(force=True)
 
-    def _changed(self) -> None:
-        for listener in tuple(self.on_change):
-            listener()
+    # Copying
+
+    def copy(self, destination: str, progress: Callable[[int, int], None]) -> None:
+        """Copy the file as of this moment to a new one, on the caller's thread; writers go on meanwhile."""
+        if os.path.exists(destination):
+            raise StoreError(f"{destination}: exists already, and a backup overwrites nothing. Name a new file.")
+        partial = f"{destination}.partial"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        with sqlite_errors(self.path), contextlib.closing(self._connect(read_only=True)) as source:
+            # The open read transaction holds the moment; without it each write would start the copy again.
+            source.execute("begin")
+            source.execute("select count(*) from sqlite_schema").fetchone()
+            with sqlite_errors(partial):
+                for done, pages in copy(source, partial):
+                    progress(done, pages)
+        os.rename(partial, destination)
+
+    # Changes
+
+    def on_change(self, listener: Callable[[bytes], None]) -> Callable[[], None]:
+        """Call `listener` on the loop, with `ROWS` or `MEMBERS` or both, when any process has written; returns how to stop."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def announce(self, kinds: bytes) -> None:
+        """Wake every listener of every process, from the loop's thread, after a write that woke nobody."""
+        if self._wake is not None:
+            self._wake.send(kinds)
+            self._changed(kinds)
+
+    def _changed(self, kinds: bytes) -> None:
+        for listener in tuple(self._listeners):
+            listener(kinds)
 
 
 class _RolledBackError(Exception):
     """The borrower of the connection did not want it committed."""
 
 
-class _WakeUp:
-    """Tells other processes that a file has changed: a datagram to each one's socket."""
-
-    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
-        folder = Path(f"{path}-wake")
-        if len(str(folder)) > SOCKET_PATH_LIMIT - 16:
-            digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
-            folder = Path(tempfile.gettempdir()) / f"millstream-{os.getuid()}-{digest}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self._folder = folder
-        self._own = folder / secrets.token_hex(4)
-        self._loop = loop
-        self._heard = heard
-        self._peers: list[str] = []
-        self._listed = -1
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)  # noqa: FBT003
-        self._socket.bind(str(self._own))
-        loop.add_reader(self._socket, self._receive)
-
-    def send(self) -> None:
-        """Wake every process that listens; a dead one's socket is cleared away."""
-        with contextlib.suppress(OSError):
-            changed = self._folder.stat().st_mtime_ns
-            if changed != self._listed:
-                self._peers = [e.path for e in os.scandir(self._folder) if e.name != self._own.name]
-                self._listed = changed
-        for peer in self._peers:
-            try:
-                self._socket.sendto(b"!", peer)
-            except BlockingIOError:
-                pass  # it has wake-ups waiting already
-            except (ConnectionRefusedError, FileNotFoundError):
-                with contextlib.suppress(OSError):
-                    os.unlink(peer)
-            except OSError:
-                pass
-
-    def _receive(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._socket.recv(16):
-                pass
-        self._heard()
-
-    def close(self) -> None:
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._socket)
-        self._socket.close()
-        with contextlib.suppress(OSError):
-            self._own.unlink()
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
-
-
-def _resolve(future: "asyncio.Future[Any]", result: object) -> None:
-    if not future.done():
+def _resolve(future: "asyncio.Future[Any] | ThreadFuture[Any]", result: object, error: BaseException | None = None) -> None:
+    if future.done():
+        return
+    if error is None:
         future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[Any]", done: "asyncio.Future[Any]") -> None:
-    error = done.exception() if not done.cancelled() else None
-    future.set_exception(error or StoreError("the store closed before the transaction began"))
+    else:
+        future.set_exception(error)
 
 
 def _ignore(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
-
-
-def _settle(outcomes: list[tuple["asyncio.Future[Any]", Any, BaseException | None]]) -> None:
-    for future, result, error in outcomes:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)

@@ -1,0 +1,60 @@
+"""What of an apsw connection is used here, with types."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import apsw
+
+Row = tuple[Any, ...]
+
+
+class Cursor(Protocol):
+    """The rows of one statement."""
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+    def fetchone(self) -> Row | None: ...
+
+    def fetchall(self) -> list[Row]: ...
+
+
+class Connection(Protocol):
+    """A connection to one file."""
+
+    @property
+    def in_transaction(self) -> bool: ...
+
+    def execute(self, statements: str, bindings: Sequence[Any] | None = None) -> Cursor: ...
+
+    def executemany(self, statements: str, sequenceofbindings: Iterable[Sequence[Any]]) -> Cursor: ...
+
+    def changes(self) -> int: ...
+
+    def last_insert_rowid(self) -> int: ...
+
+    def set_busy_timeout(self, milliseconds: int) -> None: ...
+
+    def close(self, force: bool = False) -> None: ...  # noqa: FBT001, FBT002
+
+
+def connect(path: str, *, flags: int, vfs: str | None) -> Connection:
+    """Open a file."""
+    return cast(Connection, apsw.Connection(path, flags=flags, vfs=vfs, statementcachesize=200))
+
+
+def text_array(values: Sequence[str]) -> Any:
+    """Texts to bind as one table (`carray(?)`): a statement for many values takes and gives up Python's lock once."""
+    return cast(Any, apsw).carray(tuple(values))
+
+
+def copy(source: Connection, target: str) -> Iterator[tuple[int, int]]:
+    """Copy a file through an open connection to a new one, step by step; yields pages done and in all."""
+    connection = apsw.Connection(target)
+    try:
+        with connection.backup("main", cast(apsw.Connection, source), "main") as copying:
+            while not copying.done:
+                copying.step(1000)
+                yield copying.page_count - copying.remaining, copying.page_count
+        cast(Connection, connection).execute("pragma journal_mode=delete")
+    finally:
+        connection.close()

@@ -1,0 +1,83 @@
+"""Wake-ups between the processes that share a file: a datagram to each one's socket."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SOCKET_PATH_LIMIT = 100
+CLOCK_TICK_NS = 50_000_000
+
+
+class WakeUp:
+    """One process's socket in the folder beside a file; what is sent reaches every other one there."""
+
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, heard: Callable[[bytes], None]) -> None:
+        folder = Path(f"{path}-wake")
+        if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT - 16:
+            digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
+            folder = Path(tempfile.gettempdir()) / f"millstream-{os.getuid()}-{digest}"
+        self._folder = folder
+        self._own = folder / secrets.token_hex(4)
+        self._loop = loop
+        self._heard = heard
+        self._peers: list[str] = []
+        self._listed = -1
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)  # noqa: FBT003
+        self._bind()
+        loop.add_reader(self._socket, self._receive)
+
+    def _bind(self) -> None:
+        for last in (*[False] * 10, True):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            try:
+                self._socket.bind(str(self._own))
+            except FileNotFoundError:
+                # The last one that left has just taken the folder away.
+                if last:
+                    raise
+            else:
+                return
+
+    def send(self, kinds: bytes) -> None:
+        """Wake every other process; a dead one's socket is cleared away."""
+        with contextlib.suppress(OSError):
+            changed = self._folder.stat().st_mtime_ns
+            if changed != self._listed:
+                self._peers = [e.path for e in os.scandir(self._folder) if e.name != self._own.name]
+                # Whoever arrives within the same tick of the clock does not change the time again.
+                self._listed = changed if abs(time.time_ns() - changed) > CLOCK_TICK_NS else -1
+        for peer in self._peers:
+            try:
+                self._socket.sendto(kinds, peer)
+            except BlockingIOError:
+                pass  # it has wake-ups waiting already
+            except (ConnectionRefusedError, FileNotFoundError):
+                with contextlib.suppress(OSError):
+                    os.unlink(peer)
+            except OSError:
+                pass
+
+    def _receive(self) -> None:
+        kinds = b""
+        with contextlib.suppress(OSError):
+            while received := self._socket.recv(16):
+                kinds += received
+        self._heard(kinds)
+
+    def close(self) -> None:
+        """Leave the folder, and take it away when nobody else is there."""
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._socket)
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._own.unlink()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()

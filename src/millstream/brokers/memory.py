@@ -19,6 +19,7 @@ from millstream.contracts.errors import (
     FencedError,
     MillstreamError,
     PositionLostError,
+    StoreMismatchError,
     TooLargeError,
 )
 from millstream.contracts.partition import murmur2, partition_of
@@ -55,10 +56,6 @@ class _Stored(NamedTuple):
     @property
     def size(self) -> int:
         return len(self.envelope.data if self.envelope else self.message.body if self.message else b"")
-
-    @property
-    def time(self) -> int:
-        return self.envelope.time if self.envelope else self.message.time if self.message else self.at
 
 
 @dataclass(slots=True)
@@ -139,7 +136,7 @@ class MemoryBroker:
         known = self._groups.get(group.name)
         theirs = known.group.store if known else None
         if theirs and group.store and theirs != group.store:
-            raise ConfigurationError(
+            raise StoreMismatchError(
                 f"group {group.name!r} keeps its progress in the store {theirs}, not in {group.store}: two stores would each "
                 "think that they own it. Use the store it has, another group, or forget the group first."
             )
@@ -281,7 +278,7 @@ class MemoryBroker:
     def _state(self, members: "_Members", partition: Partition) -> PartitionState:
         log, committed, owner = self.logs[partition], members.committed[partition], members.owners.get(partition)
         following = max(committed - log.first, 0)
-        oldest = log.events[following].time if following < len(log.events) else None
+        oldest = log.events[following].at if following < len(log.events) else None
         return PartitionState(
             partition=partition,
             committed=Figure(committed),

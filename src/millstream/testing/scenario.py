@@ -55,15 +55,16 @@ def skip(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-async def expect(error: type[Exception], call: Coroutine[Any, Any, object]) -> None:
-    """The call has to fail with this error, and say why."""
+async def expect(error: type[Exception] | tuple[type[Exception], ...], call: Coroutine[Any, Any, object]) -> None:
+    """The call has to fail with this error (or one of these), and say why."""
+    names = " or ".join(e.__name__ for e in (error if isinstance(error, tuple) else (error,)))
     try:
         result = await call
     except error as raised:
         message = str(raised)
     else:
-        raise AssertionError(f"this should have raised {error.__name__}, and gave {result!r}")
-    assert message, f"{error.__name__} was raised without a word"
+        raise AssertionError(f"this should have raised {names}, and gave {result!r}")
+    assert message, f"{names} was raised without a word"
 
 
 def _verify(*features: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from millstream.brokers.sqlite import SqliteBroker
-from millstream.core.broker import Broker, Features
+from millstream.core.broker import Broker
 from millstream.stores.sqlite_file import SqliteFile
 from millstream.testing import BrokerSuite
 

@@ -265,17 +265,23 @@ class SqliteBroker:
     async def read(self, partition: Partition, position: int, most: int) -> Sequence[Delivery]:
         return self.log.fetch(self.log.tp(partition), partition, position, most)[:most]
 
-    def publish_and_commit(
-        self, connection: Connection, group: str, member: str, packed: Sequence[Packed], positions: dict[int, int]
-    ) -> None:
-        """Append, and move a group on, if the member still owns it all."""
-        for tp, position in positions.items():
-            connection.execute(
-                "update broker_position set committed=max(committed, ?) where grp=? and tp=? and owner=?", (position, group, tp, member)
-            )
-            if connection.changes() != 1:
-                raise self.fenced(group)
-        self.log.append_packed(connection, packed)
+    async def publish_and_commit(self, envelopes: Sequence[Envelope], group: str, member: str, positions: dict[int, int]) -> None:
+        """Append all of them, and move the group on, if the member still owns every partition; or do nothing."""
+        results, packed = self._pack(envelopes, pack)
+        for refused in results:
+            if refused is not None:
+                raise refused
+
+        def write(connection: Connection) -> None:
+            for tp, position in positions.items():
+                connection.execute(
+                    "update broker_position set committed=max(committed, ?) where grp=? and tp=? and owner=?", (position, group, tp, member)
+                )
+                if connection.changes() != 1:
+                    raise self.fenced(group)
+            self.log.append_packed(connection, packed)
+
+        await self.file.write(write)
 
     def fenced(self, group: str) -> FencedError:
         """What to raise when a member no longer owns what it wants to settle."""

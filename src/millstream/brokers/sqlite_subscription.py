@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from millstream.brokers.sqlite_log import pack
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import PositionLostError
 from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
@@ -258,13 +257,10 @@ class SqliteSubscription:
         return future
 
     async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
-        packed = [pack(envelope) for envelope in envelopes]
         passed = self._passed(done)
         if len(passed) < len({delivery.partition for delivery in done}):
             raise self._broker.fenced(self._group)
-        await self._broker.file.write(
-            lambda connection: self._broker.publish_and_commit(connection, self._group, self._member, packed, passed)
-        )
+        await self._broker.publish_and_commit(envelopes, self._group, self._member, passed)
 
     async def release(self, partitions: Sequence[Partition]) -> None:
         flushed = self._flush_done()

@@ -4,7 +4,8 @@ import msgspec
 
 
 # gc=False: an envelope cannot be part of a reference cycle, and brokers hold many of them.
-class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+# omit_defaults: brokers and stores that encode one keep only what it says.
+class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One event on its way: CloudEvents 1.0 attributes around a body of bytes.
 
     Construction checks nothing, so that it stays cheap; `contracts.codec` checks

@@ -1,29 +1,44 @@
 """The App: contracts and handlers, a broker and a store, wired in one visible place."""
 
 import asyncio
+import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from millstream.app.connect import MEMORY, connect_broker, connect_store
+from millstream.app.relay import Relay
+from millstream.app.settings import resolve
+from millstream.app.sync import SyncApp
 from millstream.app.system_clock import SystemClock
-from millstream.app.worker import GroupWorker, Relay, WorkerStuckError
+from millstream.app.worker import GroupWorker, WorkerStuckError
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import ConfigurationError, NotStartedError
+from millstream.contracts.errors import ConfigurationError, MillstreamError, NotStartedError, PublishError, TooLargeError
 from millstream.contracts.ids import new_id
-from millstream.contracts.message import codec_for, contract_of, key_of
+from millstream.contracts.message import Wire, codec_for, contract_of, key_of
 from millstream.core.broker import Broker, Group, Topic
 from millstream.core.clock import Clock
 from millstream.core.handler import DeliveryMode, Handler, Options, compile_handler
-from millstream.core.observe import Observer, Outcome
+from millstream.core.observe import Observer
 from millstream.core.retry import Retry
 from millstream.core.store import Page, Store, StoreTransaction
 
+log = logging.getLogger("millstream.app")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_BROKER = "sqlite:///millstream.db"
+#: What is in flight at SIGTERM has so many seconds to end.
+GRACE = 25.0
+#: The exit code of a process whose `def` handler did not come back: start it again.
+STUCK_EXIT_CODE = 70
+#: A unit of work that holds the write lock for longer is named in a warning, and at the second ended; in seconds.
+HELD = (0.5, 5.0)
+#: How often retention is seen to, in seconds.
+HOUSEKEEPING = 60.0
 
 
 class Router:
@@ -42,12 +57,25 @@ class Router:
         timeout: float = 30.0,
         ordered: bool = True,
         delivery: DeliveryMode | None = None,
-        start: Literal["latest", "earliest"] | None = None,
+        start: Literal["latest", "earliest"] = "latest",
+        wire: Wire | None = None,
+        id: str | None = None,
+        topic: str | None = None,
+        batch: int = 100,
+        most_parked: int = 10_000,
     ) -> Callable[[F], F]:
-        """Have the decorated function handle these types; the function itself stays as it is."""
+        """Have the decorated function handle these types; the function itself stays as it is.
+
+        Without types, those of its event parameter are meant. `group` is `<app>.<function>`
+        unless given. `where` sees the decoded event; what it refuses is skipped.
+        `concurrency` bounds how many keys are handled at once, `timeout` one attempt, in
+        seconds. `ordered=False` lets other events of a key pass one that waits. `wire`,
+        `id` and `topic` are for messages of systems that know no envelope. `batch` bounds a
+        handler that takes a list. At `most_parked` the group pauses.
+        """
         options = {
-            "group": group, "retry": retry, "where": where, "concurrency": concurrency, "timeout": timeout,
-            "ordered": ordered, "delivery": delivery, "start": start or "latest",
+            "group": group, "retry": retry, "where": where, "concurrency": concurrency, "timeout": timeout, "ordered": ordered,
+            "delivery": delivery, "start": start, "wire": wire, "id": id, "topic": topic, "batch": batch, "most_parked": most_parked,
         }  # fmt: skip
 
         def declare(function: F) -> F:
@@ -62,7 +90,7 @@ class UnitOfWork:
 
     def __init__(self, app: "App", transaction: StoreTransaction) -> None:
         self._app, self._transaction = app, transaction
-        self.page = Page(group="")
+        self._events: list[Envelope] = []
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement in the store's transaction; give its rows."""
@@ -75,15 +103,26 @@ class UnitOfWork:
     def publish(self, message: object, *, correlation: str | None = None, id: str | None = None) -> Envelope:
         """Publish with the commit: if it does not come, the event never was."""
         envelope = self._app.envelope_of(message, correlation=correlation, id=id)
-        self.page.events.append(envelope)
+        self._events.append(envelope)
         return envelope
+
+    def finish(self) -> bool:
+        """Enter the events into the transaction; tell whether there are any."""
+        if self._events:
+            self._transaction.apply(Page(group="", events=self._events))
+        return bool(self._events)
 
 
 class App:
     """A service: its handlers, and the broker and store they work on.
 
-    Nothing happens before `async with app:` or `run()`. The environment's
-    MILLSTREAM_BROKER and MILLSTREAM_STORE stand in where no URL is given.
+    Nothing happens before `async with app:` or `run()`. Broker and store are, in order:
+    what `configure()` was given, the environment's MILLSTREAM_BROKER and MILLSTREAM_STORE,
+    these arguments, pyproject.toml, `sqlite:///millstream.db`.
+
+    `schema` is SQL that makes the service's own tables; it runs at every start and has to
+    be repeatable. `lifespan(app)` is entered after broker and store are open, and left
+    before they close.
     """
 
     def __init__(
@@ -93,16 +132,25 @@ class App:
         broker: str | None = None,
         store: str | None = None,
         schema: str | None = None,
-        clock: Clock | None = None,
+        topics: Sequence[Topic] = (),
+        lifespan: Callable[["App"], AbstractAsyncContextManager[Any]] | None = None,
         observers: Sequence[Observer] = (),
+        clock: Clock | None = None,
     ) -> None:
+        if not name or any(c.isspace() or c in '<>"{}|\\^`/' for c in name):
+            raise ConfigurationError(
+                f"App({name!r}): the name becomes the source of its events, as in /orders; use letters, digits, dots and dashes"
+            )
         self.name = name
-        self.broker_url = broker
-        self.store_url = store
         self.state = SimpleNamespace()
+        """Whatever a lifespan wants to keep for handlers."""
         self.clock: Clock = clock or SystemClock()
         self.observers = list(observers)
+        self.topics = tuple(topics)
+        self._code: dict[str, str | None] = {"broker": broker, "store": store}
+        self._flags: dict[str, str | None] = {}
         self._schema = schema
+        self._lifespan = lifespan
         self._router = Router()
         self.subscriber = self._router.subscriber
         self._handlers: list[Handler] = []
@@ -110,10 +158,16 @@ class App:
         self._store: Store | None = None
         self._stack = AsyncExitStack()
         self._outbox_changed = asyncio.Event()
+        self._running: list[GroupWorker] = []
+        self._relay: Relay | None = None
 
     def include_router(self, router: Router) -> None:
         """Take over a router's handlers."""
         self._router.declared += router.declared
+
+    def configure(self, *, broker: str | None = None, store: str | None = None) -> None:
+        """Say where to work, before it is opened; this goes before everything else."""
+        self._flags = {"broker": broker, "store": store}
 
     @property
     def broker(self) -> Broker:
@@ -137,26 +191,33 @@ class App:
             group = options["group"] or f"{self.name}.{function.__name__}"
             handler = compile_handler(function, types, Options(**{**options, "group": group}))
             for contract in handler.contracts:
-                other = taken.setdefault((group, contract.name), handler.name)
-                if other != handler.name:
+                other = taken.setdefault((group, contract.name), handler.location)
+                if other != handler.location:
                     raise ConfigurationError(
-                        f"{other} and {handler.name} both handle {contract.name!r} in the group {group!r}: "
+                        f"two handlers take {contract.name!r} in the group {group!r} ({other} and {handler.location}): "
                         "only one of them would get each event. Give one of them another group=."
                     )
             compiled.append(handler)
         return compiled
 
     async def __aenter__(self) -> Self:
+        if self._broker is not None:
+            raise NotStartedError(f"app {self.name!r} is open already")
         self._handlers = self.handlers()
-        self._broker, self._store = _connect(self)
+        settings = resolve(flag=self._flags, code=self._code)
+        self._outbox_changed = asyncio.Event()
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._broker)
-            await stack.enter_async_context(self._store)
+            broker = connect_broker(settings.broker, self.clock)
+            store = connect_store(settings.store, broker, self.clock)
+            self._broker = await stack.enter_async_context(broker)
+            self._store = await stack.enter_async_context(store)
+            stack.callback(self._closed)
             if self._schema:
-                await self._store.script(self._schema)
-            topics = {topic for handler in self._handlers for topic in handler.topics}
-            existing = {topic.name for topic in await self._broker.topics()}
-            await self._broker.declare([Topic(name=topic) for topic in sorted(topics - existing)], self.groups())
+                await store.script(self._schema)
+            await self._declare(broker, store)
+            stack.callback(store.on_change(self._outbox_changed.set))
+            if self._lifespan is not None:
+                await stack.enter_async_context(self._lifespan(self))
             self._stack = stack.pop_all()
         return self
 
@@ -164,33 +225,71 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def _closed(self) -> None:
         self._broker = self._store = None
+
+    async def _declare(self, broker: Broker, store: Store) -> None:
+        """Make topics and groups, and refuse what the broker cannot keep."""
+        for handler in self._handlers:
+            if handler.options.start == "earliest" and not broker.features.replayable:
+                raise ConfigurationError(
+                    f"handler {handler.name}: start='earliest' needs a broker that keeps history, and {broker.name} does not; "
+                    "leave it out to start at the group's creation"
+                )
+        declared = {topic.name: topic for topic in self.topics}
+        for handler in self._handlers:
+            for topic in handler.topics:
+                declared.setdefault(topic, Topic(name=topic))
+        groups = [Group(name=g.name, topics=g.topics, start=g.start, store=store.id) for g in self.groups()]
+        known = await broker.groups()
+        await broker.declare(list(declared.values()), groups)
+        names = {group.name for group in groups}
+        for group in known:
+            if group.store == store.id and group.name not in names:
+                log.warning(
+                    "group %s is registered with this store, but no handler belongs to it any more; it holds up retention. "
+                    "If it is gone for good: millstream groups forget %s", group.name, group.name,
+                )  # fmt: skip
+        for group in sorted(names - {group.name for group in known}):
+            start = next(g.start for g in groups if g.name == group)
+            where = "the oldest events" if start == "earliest" else "what is published from now on"
+            log.info("group %s is new: it starts with %s", group, where)
 
     def groups(self) -> list[Group]:
         """The groups that the handlers make up."""
-        by_group: dict[str, list[Handler]] = {}
-        for handler in self._handlers or self.handlers():
-            by_group.setdefault(handler.options.group, []).append(handler)
         return [
             Group(
                 name=name,
                 topics=tuple(dict.fromkeys(topic for handler in handlers for topic in handler.topics)),
                 start="earliest" if any(h.options.start == "earliest" for h in handlers) else "latest",
             )
-            for name, handlers in by_group.items()
+            for name, handlers in self._by_group().items()
         ]
+
+    def _by_group(self) -> dict[str, list[Handler]]:
+        by_group: dict[str, list[Handler]] = {}
+        for handler in self._handlers or self.handlers():
+            by_group.setdefault(handler.options.group, []).append(handler)
+        return by_group
 
     def envelope_of(self, message: object, *, correlation: str | None = None, id: str | None = None) -> Envelope:
         """Put a message into its envelope: a new id, this app as its source, now."""
         contract = contract_of(message)
         micros = self.clock.micros()
+        data = codec_for(contract).encode(message)
+        if self._broker is not None and len(data) > self._broker.features.largest:
+            raise TooLargeError(
+                f"a {contract.name} of {len(data)} bytes is more than the {self._broker.features.largest} that {self._broker.name} takes: "
+                "publish where the data is, instead of the data"
+            )
         return Envelope(
             id=id or new_id(micros // 1000, os.urandom(10)),
             source=f"/{self.name}",
             type=contract.name,
             key=key_of(message),
             time=micros,
-            data=codec_for(contract).encode(message),
+            data=data,
             version=contract.version,
             correlation=correlation,
             topic=contract.topic,
@@ -199,14 +298,21 @@ class App:
     async def publish(self, message: object, *, correlation: str | None = None, id: str | None = None) -> Envelope:
         """Publish one event; it is durable when this returns."""
         envelope = self.envelope_of(message, correlation=correlation, id=id)
-        await self.broker.publish([envelope])
+        error = (await self.broker.publish((envelope,)))[0]
+        if error is not None:
+            raise error
         return envelope
 
     async def publish_many(self, messages: Sequence[object]) -> list[Envelope]:
-        """Publish several events at once: all of them are durable when this returns, or none was acknowledged."""
+        """Publish several events at once: all of them are durable when this returns.
+
+        Raises `PublishError`, which has a result for each, when some are not.
+        """
         envelopes = [self.envelope_of(message) for message in messages]
         if envelopes:
-            await self.broker.publish(envelopes)
+            results = await self.broker.publish(envelopes)
+            if any(result is not None for result in results):
+                raise PublishError(results)
         return envelopes
 
     @asynccontextmanager
@@ -214,67 +320,159 @@ class App:
         """Writes and events together: all of it is committed at the end, or nothing after an error.
 
         The store's write lock is held inside: do what waits (HTTP, mail) before or after.
+        What takes longer than five seconds is rolled back.
         """
-        async with self.store.transaction() as transaction:
-            work = UnitOfWork(self, transaction)
-            yield work
-            transaction.apply(work.page)
-        self._outbox_changed.set()
+        started = self.clock.monotonic()
+        try:
+            async with self.store.transaction() as transaction:
+                work = UnitOfWork(self, transaction)
+                async with asyncio.timeout(HELD[1]):
+                    yield work
+                published = work.finish()
+        except TimeoutError as error:
+            raise MillstreamError(
+                f"a unit of work held the store's write lock for over {HELD[1]:g} s and was rolled back: do what waits before or after it"
+            ) from error
+        held = self.clock.monotonic() - started
+        if held > HELD[0]:
+            log.warning(
+                "a unit of work of app %s took %.0f ms, and other writers waited: do what waits before or after it", self.name, held * 1000
+            )
+        if published:
+            self._outbox_changed.set()
 
     async def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query on this service's own store."""
         return await self.store.read(sql, params)
 
+    def sync(self) -> SyncApp:
+        """The same for threads without a loop: `with app.sync() as shop: shop.publish(...)`."""
+        return SyncApp(self)
+
     def workers(self) -> list[GroupWorker]:
         """One worker per group, not yet running."""
-        by_group: dict[str, list[Handler]] = {}
-        for handler in self._handlers:
-            by_group.setdefault(handler.options.group, []).append(handler)
+        if not self._handlers:
+            return []
         return [
             GroupWorker(
-                group, handlers, source=f"/{self.name}", broker=self.broker, store=self.store, clock=self.clock, observe=self._observe
+                group,
+                handlers,
+                source=f"/{self.name}",
+                broker=self.broker,
+                store=self.store,
+                clock=self.clock,
+                observers=self.observers,
+                changed=self._outbox_changed.set,
             )
-            for group, handlers in by_group.items()
+            for group, handlers in self._by_group().items()
         ]
 
-    def _observe(self, outcomes: Sequence[Outcome]) -> None:
+    def outbox_changed(self) -> None:
+        """Have the relay look at the outbox now."""
         self._outbox_changed.set()
-        for observer in self.observers:
-            observer(outcomes)
 
-    async def run(self, stop: asyncio.Event | None = None) -> None:
-        """Work until `stop` is set, or SIGTERM or SIGINT comes when none is given."""
+    def relay(self) -> Relay | None:
+        """What copies the outbox to the broker, where a commit does not publish by itself."""
+        if not self.store.relays:
+            return None
+        member = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
+        return Relay(self.store, self.broker, self.clock, member=member, group=f"{self.name}.outbox", changed=self._outbox_changed)
+
+    def troubles(self) -> list[str]:
+        """What keeps this app from settling deliveries at the moment; empty while all is well."""
+        parts: list[GroupWorker | Relay] = [*self._running]
+        if self._relay is not None:
+            parts.append(self._relay)
+        return [part.trouble_now for part in parts if part.trouble_now]
+
+    async def run(self, stop: asyncio.Event | None = None, *, grace: float = GRACE) -> None:
+        """Work until `stop` is set, or until SIGTERM or SIGINT comes when none is given.
+
+        What is in flight then has `grace` seconds to end; what does not is delivered again.
+        """
         if self._broker is None:
             async with self:
-                await self.run(stop)
+                await self.run(stop, grace=grace)
             return
-        if stop is None:
-            stop = asyncio.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT) if stop is None else ()
+        stop = stop or asyncio.Event()
+        for number in signals:
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await self._work(stop, grace)
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    async def _work(self, stop: asyncio.Event, grace: float) -> None:
         relaying = asyncio.Event()
+        self._running, self._relay = self.workers(), self.relay()
+        stuck: list[WorkerStuckError] = []
+
+        async def work(worker: GroupWorker) -> None:
+            try:
+                await worker.run(stop, grace=grace)
+            except WorkerStuckError as error:
+                stuck.append(error)
+                stop.set()
+
         try:
             async with asyncio.TaskGroup() as outer:
-                if self.store.relays:
-                    outer.create_task(Relay(self.store, self.broker, self._outbox_changed).run(relaying))
+                if self._relay is not None:
+                    outer.create_task(self._relay.run(relaying))
+                housekeeping = outer.create_task(self._keep_house())
                 try:
                     async with asyncio.TaskGroup() as tasks:
                         tasks.create_task(stop.wait())
-                        for worker in self.workers():
-                            tasks.create_task(worker.run(stop))
+                        for worker in self._running:
+                            tasks.create_task(work(worker))
                 finally:
+                    housekeeping.cancel()
                     relaying.set()
                     self._outbox_changed.set()
-        except* WorkerStuckError as stuck:
-            # A thread cannot be killed; the process can, and what it had in hand is counted as crashed.
-            import logging
+        finally:
+            self._running, self._relay = [], None
+        if stuck:
+            # A thread cannot be killed; the process can.
+            log.critical("%s: its thread is lost, and this process ends with code %d to be replaced", stuck[0], STUCK_EXIT_CODE)
+            await self._stack.aclose()
+            os._exit(STUCK_EXIT_CODE)
 
-            logging.getLogger("millstream.worker").critical("%s: this process is replaced", stuck.exceptions[0])
-            os._exit(70)
+    async def _keep_house(self) -> None:
+        """Remove what retention no longer keeps; one process per store does it."""
+        member = os.urandom(8).hex()
+        while True:
+            await self.clock.sleep(HOUSEKEEPING)
+            try:
+                if await self.store.lead("retention", member, HOUSEKEEPING * 2):
+                    for topic in await self.broker.topics():
+                        if topic.retain_seconds is not None or topic.retain_bytes is not None:
+                            await self.broker.retain(topic.name)
+            except MillstreamError as error:
+                log.warning("retention waits: %s", error)
+
+    async def run_until_idle(self) -> None:
+        """Handle everything that can be handled now, and return: for tests on a broker in memory."""
+        if not isinstance(self._flags.get("broker"), str) or self._flags["broker"] != MEMORY:
+            raise ConfigurationError("run_until_idle() is for TestApp: use millstream.testing.TestApp(app)")
+        async with AsyncExitStack() as stack:
+            workers = [await stack.enter_async_context(worker) for worker in self.workers()]
+            busy = True
+            while busy:
+                before = await self._heads()
+                for worker in workers:
+                    await worker.run_until_idle()
+                busy = await self._heads() != before
+            for worker in workers:
+                await worker.leave(0)
+
+    async def _heads(self) -> list[int]:
+        return [head for topic in await self.broker.topics() for _, _, head in await self.broker.bounds(topic.name)]
 
     @asynccontextmanager
     async def lifespan(self, _web: object = None) -> AsyncIterator[None]:
-        """Open with a FastAPI or Starlette application, relay its outbox, and close with it."""
+        """Open with a FastAPI or Starlette application, run handlers and relay beside it, and close with it."""
         stop = asyncio.Event()
         async with self, asyncio.TaskGroup() as tasks:
             tasks.create_task(self.run(stop))
@@ -282,27 +480,3 @@ class App:
                 yield
             finally:
                 stop.set()
-
-
-def _connect(app: App) -> tuple[Broker, Store]:
-    """Choose the implementations that the URLs name; nowhere else is this decided."""
-    from millstream.brokers.sqlite import SqliteBroker
-    from millstream.stores.sqlite import SqliteStore
-    from millstream.stores.sqlite_file import SqliteFile
-
-    broker_url = app.broker_url or os.environ.get("MILLSTREAM_BROKER") or DEFAULT_BROKER
-    store_url = app.store_url or os.environ.get("MILLSTREAM_STORE") or broker_url
-    clock = app.clock
-    file = SqliteFile(path_of(broker_url))
-    broker = SqliteBroker(file, micros=clock.micros)
-    if path_of(store_url) == path_of(broker_url):
-        return broker, SqliteStore(file, append=broker.append, micros=clock.micros)
-    return broker, SqliteStore(SqliteFile(path_of(store_url)), micros=clock.micros)
-
-
-def path_of(url: str) -> str:
-    """The file that a `sqlite:` URL names: three slashes for a relative path, four for an absolute one."""
-    if not url.startswith("sqlite:///") or not url.removeprefix("sqlite:///"):
-        scheme = url.partition(":")[0]
-        raise ConfigurationError(f"{scheme}: is not a broker or store that is installed; use sqlite:///name.db")
-    return url.removeprefix("sqlite:///")

@@ -1,55 +1,58 @@
-"""The worker: takes pages of deliveries, runs handlers, commits what became of them."""
+"""The worker: takes deliveries of one group, has them handled, and commits what became of them."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self
 
+import msgspec
+
+from millstream.app.lanes import Lanes
+from millstream.app.transactions import Batch, Transactions, Verdict
+from millstream.app.work import Job, Owned, Work
+from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, from_binary, from_plain, from_structured
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import DecodeError, FencedError, HandlerResultError, HandlerTimeoutError, StoreBusyError
+from millstream.contracts.errors import (
+    ContractError,
+    DecodeError,
+    EnvelopeError,
+    FencedError,
+    HandlerResultError,
+    MillstreamError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    TooLargeError,
+)
 from millstream.contracts.ids import derived_id
 from millstream.contracts.message import codec_for, contract_of, key_of
-from millstream.core.broker import Assigned, Broker, Deliveries, Delivery, Lost, Partition, Revoked, Subscription
+from millstream.core.broker import Assigned, Broker, Deliveries, Delivery, Lost, Message, Partition, Revoked, Subscription
 from millstream.core.clock import Clock
-from millstream.core.handler import Context, Handler, messages_of
+from millstream.core.handler import Handler, messages_of, verdicts_of
 from millstream.core.observe import Kind, Observer, Outcome
-from millstream.core.retry import Again, Retry
-from millstream.core.store import Mark, Page, Parked, Store, StoreTransaction
+from millstream.core.retry import Again, Park
+from millstream.core.store import Mark, Page, Parked, ParkState, Store
 
 log = logging.getLogger("millstream.worker")
 
-#: Deliveries taken, handled and committed together.
+#: Deliveries taken at a time.
 PAGE = 500
-#: A handler that holds the write lock while it waits longer than this is rerun alone, in seconds.
-HELD = 0.05
+#: Deliveries that may be in the hands of handlers, and in flight of one partition.
+MOST_IN_FLIGHT = 2 * PAGE
 #: After so many attempts that killed the process a delivery is parked.
 MOST_CRASHES = 3
 #: How often parked deliveries and operators' requests are looked at, in seconds.
 LOOK = 0.2
+#: After a failure of broker or store the worker starts over, waiting from the first up to the second many seconds.
+BACK_OFF = (0.1, 5.0)
 STACK_LIMIT = 8000
 
 
-@dataclass(slots=True, kw_only=True)
-class Work:
-    """One delivery on its way through a page."""
-
-    delivery: Delivery
-    handler: Handler
-    message: object
-    attempt: int = 1
-    parked: Parked | None = None
-    result: list[object] = field(default_factory=list[object])
-    error: BaseException | None = None
-    stack: str = ""
-    started: float = 0.0
-    worked: float = 0.0
-
-
-class WorkerStuckError(BaseException):
+class WorkerStuckError(Exception):
     """A `def` handler did not come back in time; only a new process helps."""
 
 
@@ -65,360 +68,517 @@ class GroupWorker:
         broker: Broker,
         store: Store,
         clock: Clock,
-        observe: Observer,
+        observers: Sequence[Observer] = (),
         chance: Callable[[], float] = random.random,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.group = group
-        self.source = source
-        self.broker = broker
-        self.store = store
-        self.clock = clock
-        self.observe = observe
+        self.committing = asyncio.Lock()
+        self._source = source
+        self._broker = broker
+        self._store = store
+        self._clock = clock
+        self._observers = observers
         self._chance = chance
-        self._handlers: dict[str, Handler] = {c.name: h for h in handlers for c in h.contracts}
-        self._decoders = {c.name: codec_for(c).decode for h in handlers for c in h.contracts}
-        self._effectively_once = any(h.delivery == "effectively_once" for h in handlers)
-        self._fences: dict[Partition, int] = {}
-        self._blocked: dict[Partition, dict[str, int]] = {}
-        self._suspect: dict[Partition, tuple[int, dict[int, int]]] = {}
-        self._generation = 0
-        self._looked = float("-inf")
+        self._changed = changed
+        self._handlers = {contract.name: handler for handler in handlers for contract in handler.contracts}
+        self._decoders = {contract.name: codec_for(contract).decode for handler in handlers for contract in handler.contracts}
+        self._bare = {topic: handler for handler in handlers if handler.wire == "json" for topic in handler.topics}
+        self._remembers = any(handler.delivery == "effectively_once" for handler in handlers)
+        self._most_parked = min(handler.options.most_parked for handler in handlers)
+        self._shortest_timeout = min(handler.options.timeout for handler in handlers)
+        self._transactions = Transactions(store, self, clock)
+        self._lanes = Lanes(group, handlers, self, self._transactions, clock)
+        self._owned: dict[Partition, Owned] = {}
         self._subscription: Subscription | None = None
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"millstream:{group}")
+        self._receiving = False
+        self._generation = 0
+        self._suspicious = False
+        """Whether any partition was taken over from somebody who died."""
+        self._marked = False
+        """Whether the inbox could know any delivery, in a group that need not ask it otherwise."""
+        self._unfinished = 0
+        self._finished: list[Work] = []
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._look_at = float("-inf")
+        self._paused = False
+        self._over = False
+        """Everything in flight is dropped and taken anew."""
+        self._back_off = BACK_OFF[0]
+        self._trouble = ""
+        self._recovering = False
+        self._uncommitted: set[int] = set()
+        """The batches on their way to the store."""
+        self._tasks = asyncio.TaskGroup()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; what is in flight is finished and settled first."""
-        subscription = self._subscription = await self.broker.open(self.group, "")
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._lanes.start(self._tasks)
+        self._transactions.start(self._tasks)
+        self._background = [self._tasks.create_task(self._commit_loop()), self._tasks.create_task(self._watch_loop())]
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for task in self._background:
+            task.cancel()
+        self._lanes.close()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    @property
+    def trouble_now(self) -> str:
+        """Why it cannot settle at the moment; empty while it can."""
+        return self._trouble
+
+    async def run(self, stop: asyncio.Event, *, grace: float) -> None:
+        """Work until `stop` is set; what is in flight then has `grace` seconds to end, or is delivered again."""
+        async with self:
+            try:
+                while not stop.is_set() and self._lanes.stuck is None:
+                    await self.step(LOOK)
+            finally:
+                await self.leave(grace)
+        if self._lanes.stuck is not None:
+            raise WorkerStuckError(str(self._lanes.stuck))
+
+    async def run_until_idle(self) -> None:
+        """Handle everything that can be handled now, retries that are due included."""
+        busy = True
+        while busy:
+            self._look_at = float("-inf")
+            busy = await self.step(0)
+            await self._quiet()
+
+    async def step(self, wait: float) -> bool:
+        """Take what there is, waiting at most so long; tell whether there was anything."""
         try:
-            while not stop.is_set():
-                await self.step(wait=LOOK)
+            if self._over:
+                await self._start_over()
+            if self._subscription is None:
+                self._subscription = await self._broker.open(self.group, "")
+            busy = await self._look()
+            room = MOST_IN_FLIGHT - self._unfinished
+            if room <= 0:
+                await self._progressed(wait)
+                return True
+            return await self._receive(self._subscription, min(PAGE, room), wait) or busy
+        except MillstreamError as error:
+            await self._stumbled(error)
+            return False
+
+    async def _receive(self, subscription: Subscription, most: int, wait: float) -> bool:
+        wait = max(0.0, min(wait, self._look_at - self._clock.monotonic()))
+        self._receiving = True
+        try:
+            received = await subscription.receive(most, wait)
         finally:
-            await asyncio.shield(self._close(subscription))
+            self._receiving = False
+        if self._recovering:
+            self._recovering, self._trouble, self._back_off = False, "", BACK_OFF[0]
+        match received:
+            case Deliveries(items):
+                if not items:
+                    return False
+                await self._take(items)
+            case Assigned(partitions):
+                await self._assigned(subscription, partitions)
+            case Revoked(partitions, deadline):
+                self._tasks.create_task(self._hand_over(subscription, partitions, deadline))
+            case Lost(partitions):
+                await self._drop(partitions)
+        return True
 
-    async def step(self, *, wait: float) -> bool:
-        """Take and settle one page; tell whether there was anything to do."""
-        if self._subscription is None:
-            self._subscription = await self.broker.open(self.group, "")
-        subscription = self._subscription
-        try:
-            match await subscription.receive(PAGE, wait):
-                case Assigned(partitions):
-                    await self._assigned(subscription, partitions)
-                    return True
-                case Revoked(partitions, _):
-                    await self.store.unassign(self.group, {p: self._fences[p] for p in partitions if p in self._fences})
-                    self._drop(partitions)
-                    await subscription.release(partitions)
-                    return True
-                case Lost(partitions):
-                    self._drop(partitions)
-                    return True
-                case Deliveries(items):
-                    if items:
-                        await self._page(subscription, items)
-                    busy = bool(items)
-            return await self._look() or busy
-        except FencedError as error:
-            log.warning("%s", error)
-            await self._start_over(subscription)
-            return True
-
-    async def _start_over(self, subscription: Subscription) -> None:
-        """Give everything back: whoever owns it now goes on from the position of record."""
-        self._drop(tuple(self._fences))
-        await subscription.close()
-        self._subscription = await self.broker.open(self.group, "")
-
-    async def _close(self, subscription: Subscription) -> None:
-        if self._fences:
-            await self.store.unassign(self.group, self._fences)
-        self._drop(tuple(self._fences))
-        await subscription.close()
-        self._subscription = None
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def close(self) -> None:
-        """Leave the group; for whoever drives `step` by hand."""
-        if self._subscription is not None:
-            await self._close(self._subscription)
+    # Partitions come and go
 
     async def _assigned(self, subscription: Subscription, partitions: Sequence[Partition]) -> None:
-        self._generation = await self.store.generation(self.group)
-        for assignment in await self.store.assign(self.group, partitions):
+        self._generation = await self._store.generation(self.group)
+        self._marked = self._remembers or await self._store.has_marks(self.group, self._generation)
+        positional = self._broker.features.positional
+        for assignment in await self._store.assign(self.group, partitions):
             partition = assignment.partition
-            self._fences[partition] = assignment.epoch
-            self._blocked[partition] = await self.store.sequences(self.group, partition)
-            position = assignment.position
-            subscription.start(partition, position)
-            if not assignment.clean:
-                # The last owner died: what it may have had in hand runs alone, counted before it runs.
-                upto = (position or 0) + PAGE
-                self._suspect[partition] = (upto, await self.store.suspects(self.group, partition))
+            owned = Owned(partition, assignment.epoch)
+            owned.blocked = dict(await self._store.sequences(self.group, partition))
+            if not assignment.clean and positional:
+                await self._suspect(owned, assignment.position)
+                self._suspicious = True
+            self._owned[partition] = owned
+            subscription.start(partition, assignment.position if positional else None)
+            if self._paused:
+                subscription.pause((partition,))
 
-    def _drop(self, partitions: Sequence[Partition]) -> None:
-        for partition in partitions:
-            self._fences.pop(partition, None)
-            self._blocked.pop(partition, None)
-            self._suspect.pop(partition, None)
+    async def _suspect(self, owned: Owned, position: int | None) -> None:
+        """The last owner died: what it may have had in hand runs alone, counted before it runs."""
+        owned.suspects = await self._store.suspects(self.group, owned.partition)
+        for partition, first, head in await self._broker.bounds(owned.partition.topic):
+            if partition == owned.partition:
+                # What was published after it died cannot have killed it.
+                owned.suspect_upto = min(head, max(first, position or 0) + MOST_IN_FLIGHT + PAGE) if position is not None else head
 
-    async def _page(self, subscription: Subscription, items: Sequence[Delivery]) -> None:
-        items = [d for d in items if d.partition in self._fences]
-        alone = [d for d in items if (s := self._suspect.get(d.partition)) is not None and d.position < s[0]]
-        for delivery in alone:
-            await self._run_alone(subscription, delivery)
-        if alone:
-            left = set(map(id, alone))
-            items = [d for d in items if id(d) not in left]
-        for partition in {d.partition for d in items}:
-            self._suspect.pop(partition, None)
-        if items:
-            await self._handle(subscription, items)
+    async def _hand_over(self, subscription: Subscription, partitions: Sequence[Partition], deadline: float) -> None:
+        """Let what is in flight of these end, and give them up."""
+        leaving = [owned for partition in partitions if (owned := self._owned.get(partition)) is not None]
+        for owned in leaving:
+            owned.leaving = True
+        while any(owned.in_flight or owned.retrying for owned in leaving) and self._clock.monotonic() < deadline:
+            await self._progressed(LOOK)
+        try:
+            fences = {owned.partition: owned.epoch for owned in leaving if not owned.gone}
+            await self._drop(partitions)
+            await self._store.unassign(self.group, fences)
+            await subscription.release(partitions)
+        except MillstreamError as error:
+            self.trouble(error)
 
-    async def _run_alone(self, subscription: Subscription, delivery: Delivery) -> None:
-        partition, position = delivery.partition, delivery.position
-        crashes = self._suspect[partition][1].get(position, 0)
-        key = (partition, position)
-        if crashes >= MOST_CRASHES:
-            parked = self._parked(delivery, state="dead", reason=f"crashed the worker {crashes} times", error="WorkerCrash")
-            parked.attempts = crashes
-            page = self._new_page([delivery])
-            page.suspects[key] = 0
-            self._add_park(page, parked)
-            await self._commit(subscription, page, [self._outcome("parked", delivery, error=parked.reason)])
+    def _forget(self, partitions: Iterable[Partition]) -> None:
+        for partition in tuple(partitions):
+            owned = self._owned.pop(partition, None)
+            if owned is not None:
+                owned.gone = True
+        self._finished = [work for work in self._finished if not work.owned.gone]
+        self._unfinished = sum(
+            sum(work.kind is None for work in owned.in_flight) + len(owned.retrying) for owned in self._owned.values()
+        )
+        self._progress.set()
+
+    async def _drop(self, partitions: Iterable[Partition]) -> None:
+        """These belong to another now: whatever is in flight of them is dropped."""
+        self._forget(partitions)
+        await self._lanes.drop()
+
+    def trouble(self, error: BaseException) -> None:
+        """Broker or store failed, or another has taken over: nothing in flight can be committed any more."""
+        if not isinstance(error, FencedError):
+            self._trouble = f"{type(error).__name__}: {error}"
+        log.warning("group %s starts over: %s", self.group, error)
+        self._forget(self._owned)
+        self._uncommitted.clear()
+        self._over = self._recovering = True
+
+    async def _start_over(self) -> None:
+        """Whoever owns a partition now goes on from the position of record."""
+        self._over = False
+        await self._drop(self._owned)
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(MillstreamError):
+                await subscription.close()
+
+    async def _stumbled(self, error: MillstreamError) -> None:
+        self.trouble(error)
+        if not isinstance(error, FencedError):
+            await self._clock.sleep(self._back_off)
+            self._back_off = min(self._back_off * 2, BACK_OFF[1])
+
+    async def leave(self, grace: float) -> None:
+        """Give everything back; what is in flight has so many seconds to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._quiet()
+        fences = {owned.partition: owned.epoch for owned in self._owned.values()}
+        await self._drop(self._owned)
+        try:
+            async with self.committing:
+                if fences:
+                    await self._store.unassign(self.group, fences)
+            if self._subscription is not None:
+                await self._subscription.close()
+        except MillstreamError as error:
+            log.warning("group %s could not say good-bye: %s", self.group, error)
+        self._subscription = None
+
+    # From deliveries to work
+
+    async def _take(self, items: Sequence[Delivery]) -> None:
+        if self._suspicious:
+            suspects = [d for d in items if (owned := self._owned.get(d.partition)) is not None and d.position < owned.suspect_upto]
+            for delivery in suspects:
+                await self._take_alone(delivery)
+            alone = set(map(id, suspects))
+            items = [delivery for delivery in items if id(delivery) not in alone]
+        await self._dispatch(items)
+
+    async def _take_alone(self, delivery: Delivery) -> None:
+        """It may have killed the last owner: nothing else is in flight while it runs, and that it runs is noted before."""
+        await self._quiet()
+        owned = self._owned.get(delivery.partition)
+        if owned is None:
             return
-        mark = Page(group=self.group, fences={partition: self._fences[partition]}, suspects={key: crashes + 1})
-        await self.store.commit(mark)
-        await self._handle(subscription, [delivery], suspects={key: 0})
+        crashes = owned.suspects.get(delivery.position, 0)
+        if crashes >= MOST_CRASHES:
+            await self._dispatch([delivery], doom=(f"crashed the worker {crashes} times", "WorkerCrash"))
+        else:
+            await self._note_attempt(owned, delivery.position, crashes + 1)
+            await self._dispatch([delivery])
+        await self._quiet()
 
-    def _new_page(self, deliveries: Sequence[Delivery]) -> Page:
+    async def _note_attempt(self, owned: Owned, position: int, count: int) -> None:
+        owned.suspects[position] = count
+        page = Page(group=self.group, fences={owned.partition: owned.epoch}, suspects={(owned.partition, position): count})
+        async with self.committing:
+            await self._store.commit(page)
+
+    async def _dispatch(self, items: Sequence[Delivery], doom: tuple[str, str] | None = None) -> None:
+        """Decide for each what it is, and hand to the lanes what is to be handled."""
+        known: set[Mark] = set()
+        if self._marked:
+            marks = [Mark(delivery.envelope.source, delivery.envelope.id) for delivery in items if delivery.envelope is not None]
+            known = await self._store.handled(self.group, self._generation, marks)
+        works: list[Work] = []
+        owned: Owned | None = None
+        partition: Partition | None = None
+        for delivery in items:
+            if delivery.partition is not partition:
+                partition = delivery.partition
+                owned = self._owned.get(partition)
+            if owned is None:
+                continue
+            work = self._triage(delivery, owned, known)
+            if doom is not None and work.kind is None:
+                work.doom = doom
+            owned.in_flight.append(work)
+            if work.kind is None:
+                works.append(work)
+            else:
+                self._finished.append(work)
+        self._unfinished += len(works)
+        for observer in self._observers:
+            try:
+                observer.started(self.group, items)
+            except Exception:
+                log.exception("an observer failed")
+        if self._finished:
+            self._wake.set()
+        self._lanes.put(works)
+        self._hold_back()
+
+    def _triage(self, delivery: Delivery, owned: Owned, known: set[Mark]) -> Work:
+        envelope = delivery.envelope
+        if envelope is None:
+            return self._triage_message(delivery, owned)
+        handler = self._handlers.get(envelope.type)
+        if handler is None:
+            work = Work(delivery, envelope, owned, None, None, "")
+            work.kind = "skipped"
+            return work
+        sequence = envelope.key if envelope.key is not None and handler.options.ordered else f"\x00{delivery.position}"
+        work = Work(delivery, envelope, owned, handler, None, sequence)
+        if known and Mark(envelope.source, envelope.id) in known:
+            work.kind = "duplicate"
+            return work
+        if handler.delivery == "effectively_once":
+            own = (envelope.source, envelope.id)
+            if own in owned.pending:
+                work.kind = "duplicate"
+                return work
+            owned.pending.add(own)
+        self._decode(work, handler, envelope)
+        return work
+
+    def _decode(self, work: Work, handler: Handler, envelope: Envelope) -> None:
+        try:
+            work.message = self._decoders[envelope.type](envelope.data)
+            if handler.options.where is not None and not handler.options.where(work.message):
+                work.kind = "skipped"
+        except DecodeError as error:
+            work.doom = (f"cannot be decoded: {error}", "DecodeError")
+        except Exception as error:  # the user's filter
+            work.doom = (f"where= failed: {error!r}", type(error).__name__)
+
+    def _triage_message(self, delivery: Delivery, owned: Owned) -> Work:
+        """Understand bytes that came without an envelope, or park them as they are."""
+        message = delivery.message or Message(topic=delivery.partition.topic, body=b"")
+        try:
+            envelope = self._understand(message)
+        except MillstreamError as error:
+            work = Work(delivery, None, owned, None, None, f"\x00{delivery.position}")
+            self._bury(work, str(error), type(error).__name__)
+            return work
+        return self._triage(Delivery(delivery.partition, delivery.position, envelope, message), owned, set())
+
+    def _understand(self, message: Message) -> Envelope:
+        handler = self._bare.get(message.topic)
+        if handler is None:
+            content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
+            if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
+                return from_structured(message.body)
+            return from_binary(message.headers, message.body)
+        id_, field = message.id, handler.options.id
+        if field is not None:
+            try:
+                value = msgspec.json.decode(message.body, type=dict[str, msgspec.Raw])[field]
+                id_ = str(msgspec.json.decode(value))
+            except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError) as error:
+                raise EnvelopeError(f"the body has no field {field!r} to take the event's id from (id={field!r}): {error}") from error
+        if not id_ and handler.delivery == "effectively_once":
+            raise EnvelopeError(
+                f"this message has no id, so {handler.name} cannot tell a repetition from a new one: name a field of the body "
+                "with id=, or subscribe with delivery='at_least_once'"
+            )
+        key = None if message.key is None else message.key.decode("utf-8", "backslashreplace")
+        source = message.source or f"/{self._broker.name}/{message.topic}"
+        return from_plain(message.body, contract=handler.contracts[0], id=id_ or "none", source=source, key=key, time=message.time)
+
+    def _hold_back(self) -> None:
+        """Take no more of a partition whose first deliveries are still in flight, or of any when too much is parked."""
+        subscription = self._subscription
+        if subscription is None or self._paused:
+            return
+        for partition, owned in self._owned.items():
+            full = len(owned.in_flight) >= MOST_IN_FLIGHT or (owned.paused and len(owned.in_flight) > PAGE)
+            if full and not owned.paused:
+                subscription.pause((partition,))
+            elif owned.paused and not full:
+                subscription.resume((partition,))
+            owned.paused = full
+
+    # What becomes of work
+
+    def waits_behind(self, work: Work) -> bool:
+        """Park what must not overtake, and what cannot be handled at all; tell whether it was parked."""
+        if work.sequence in work.owned.blocked and work.parked is None:
+            work.kind = "queued"
+            work.park = self._parked(work, "queued", "waits behind another of its key")
+        elif work.doom is not None:
+            self._bury(work, *work.doom)
+        else:
+            return False
+        return True
+
+    def _bury(self, work: Work, reason: str, error: str) -> None:
+        now = self._clock.micros()
+        work.kind, work.error = "parked", reason
+        work.park = self._parked(work, "dead", reason)
+        work.park.error, work.park.last_failure = error, now
+        work.park.first_failure = work.park.first_failure or now
+
+    def _parked(self, work: Work, state: ParkState, reason: str) -> Parked:
+        """The row of a delivery that is parked, or stays so."""
+        if work.parked is not None:
+            work.parked.state, work.parked.reason = state, reason
+            return work.parked
+        self._marked = True
+        work.owned.block(work.sequence)
+        return Parked(
+            group=self.group,
+            partition=work.owned.partition,
+            position=work.delivery.position,
+            sequence=work.sequence,
+            envelope=work.envelope,
+            message=None if work.envelope is not None else work.delivery.message,
+            state=state,
+            reason=reason,
+            attempts=work.owned.suspects.get(work.delivery.position, 0) if state == "dead" else 0,
+        )
+
+    def succeeded(self, work: Work, result: object, published: Sequence[object]) -> None:
+        """Note what a handler returned and published; raises what makes it a failure after all."""
+        if result is not None or published:
+            assert work.handler is not None
+            work.published = self._envelopes(work, [*published, *messages_of(result, work.handler.name)])
+        self._handled(work)
+
+    def _handled(self, work: Work) -> None:
+        work.kind = "handled"
+        assert work.handler is not None
+        work.mark = work.parked is not None or work.handler.delivery == "effectively_once"
+        if work.mark:
+            self._marked = True
+
+    def failed(self, work: Work, error: BaseException) -> None:
+        """Note that a handler raised, and decide what follows."""
+        assert work.handler is not None
+        # A handler's SystemExit, KeyboardInterrupt or CancelledError is a failure like any other.
+        failure = error if isinstance(error, Exception) else RuntimeError(f"handler raised {error!r}")
+        if isinstance(failure, (HandlerResultError, ContractError)):
+            decision: Again | Park = Park("what the handler publishes is wrong, and would be again")
+        else:
+            decision = work.handler.options.retry.decide(work.attempt, failure, self._chance())
+        now = self._clock.micros()
+        if isinstance(decision, Again):
+            work.kind = "retry"
+            row = self._parked(work, "retry", "waits for its next attempt")
+            row.due = now + int(decision.after * 1e6)
+            self._look_at = min(self._look_at, self._clock.monotonic() + decision.after)
+        else:
+            work.kind = "parked"
+            row = self._parked(work, "dead", decision.reason)
+        row.attempts = work.attempt
+        row.first_failure, row.last_failure = row.first_failure or now, now
+        row.error = work.error = f"{type(error).__name__}: {error}"
+        row.stack = "".join(traceback.format_exception(error))[-STACK_LIMIT:]
+        work.park = row
+
+    def verdicts(self, job: Job, result: object) -> list[Verdict]:
+        """For each delivery of a job: the events to publish, or why it failed."""
+        name = job.handler.name
+        if not job.handler.is_batch:
+            published = job.context.published if job.context else []
+            return [self._verdict(job.works[0], [*published, *messages_of(result, name)])]
+        verdicts: list[Verdict] = []
+        for work, verdict in zip(job.works, verdicts_of(result, len(job.works), name), strict=True):
+            if isinstance(verdict, BaseException):
+                verdicts.append(verdict)
+            else:
+                try:
+                    verdicts.append(self._verdict(work, messages_of(verdict, name)))
+                except HandlerResultError as error:
+                    verdicts.append(error)
+        return verdicts
+
+    def _verdict(self, work: Work, messages: list[object]) -> Verdict:
+        try:
+            return self._envelopes(work, messages)
+        except MillstreamError as error:
+            return error
+
+    def judge(self, job: Job, verdicts: Sequence[Verdict]) -> None:
+        """Note what becomes of each delivery of a job."""
+        for work, verdict in zip(job.works, verdicts, strict=True):
+            if isinstance(verdict, BaseException):
+                self.failed(work, verdict)
+            else:
+                work.published = verdict
+                self._handled(work)
+
+    def page_of(self, job: Job, verdicts: Sequence[Verdict]) -> Page:
+        """What a job that succeeded commits, but for positions."""
         page = Page(group=self.group, generation=self._generation)
-        for delivery in deliveries:
-            page.positions[delivery.partition] = delivery.position + 1
-        page.fences = {partition: self._fences[partition] for partition in page.positions}
+        for work, verdict in zip(job.works, verdicts, strict=True):
+            assert work.envelope is not None
+            assert not isinstance(verdict, BaseException)
+            page.fences[work.owned.partition] = work.owned.epoch
+            page.events += verdict
+            page.marks.append(Mark(work.envelope.source, work.envelope.id))
+            if work.parked is not None:
+                page.unpark.append(work.parked.id)
         return page
 
-    async def _handle(
-        self, subscription: Subscription, items: Sequence[Delivery], suspects: dict[tuple[Partition, int], int] | None = None
-    ) -> None:
-        page = self._new_page(items)
-        page.suspects.update(suspects or {})
-        outcomes: list[Outcome] = []
-        todo = await self._triage(items, page, outcomes)
-        await self._work(todo, page, outcomes, subscription)
-
-    async def _triage(self, items: Sequence[Delivery], page: Page, outcomes: list[Outcome]) -> list[Work]:
-        """Decide for each delivery: a duplicate, skipped, parked behind its sequence, undecodable, or to be handled."""
-        marks = [Mark(d.envelope.source, d.envelope.id) for d in items if d.envelope is not None]
-        known = await self.store.handled(self.group, self._generation, marks)
-        todo: list[Work] = []
-        for delivery in items:
-            envelope = delivery.envelope
-            if envelope is None:
-                self._add_park(page, self._parked(delivery, state="dead", reason=delivery.problem, error="DecodeError"))
-                outcomes.append(self._outcome("parked", delivery, error=delivery.problem))
-                continue
-            mark = Mark(envelope.source, envelope.id)
-            if mark in known:
-                outcomes.append(self._outcome("duplicate", delivery))
-                continue
-            handler = self._handlers.get(envelope.type)
-            if handler is None:
-                outcomes.append(self._outcome("skipped", delivery))
-                continue
-            if self._effectively_once:
-                known.add(mark)
-            if handler.options.ordered and self._sequence(delivery) in self._blocked[delivery.partition]:
-                self._add_park(page, self._parked(delivery, state="queued", reason="behind another of its key"))
-                outcomes.append(self._outcome("queued", delivery))
-                continue
-            try:
-                message = self._decoders[envelope.type](envelope.data)
-                wanted = handler.options.where is None or handler.options.where(message)
-            except Exception as error:  # the bytes, or the user's filter
-                reason = f"cannot be decoded: {error}" if isinstance(error, DecodeError) else f"where= failed: {error!r}"
-                self._add_park(page, self._parked(delivery, state="dead", reason=reason, error=type(error).__name__))
-                outcomes.append(self._outcome("parked", delivery, error=reason))
-                continue
-            if not wanted:
-                outcomes.append(self._outcome("skipped", delivery))
-                continue
-            todo.append(Work(delivery=delivery, handler=handler, message=message))
-        return todo
-
-    async def _work(
-        self, todo: list[Work], page: Page, outcomes: list[Outcome], subscription: Subscription | None
-    ) -> None:
-        if any(work.handler.takes_transaction for work in todo):
-            await self._in_transaction(todo, page, outcomes, subscription)
-            return
-        await self._in_lanes(todo, page)
-        for work in todo:
-            self._record(work, page, outcomes)
-        await self._commit(subscription, page, outcomes)
-
-    async def _in_lanes(self, todo: list[Work], page: Page) -> None:
-        """Run handlers at the same time, those of one key one after another, in tasks that each serve many."""
-        keys: dict[object, list[Work]] = {}
-        for work in todo:
-            sequence = self._sequence(work.delivery) if work.handler.options.ordered else id(work)
-            keys.setdefault((work.delivery.partition, sequence), []).append(work)
-        ready = list(reversed(keys.values()))
-        lanes = min(len(ready), max((w.handler.options.concurrency for w in todo), default=1))
-
-        async def lane() -> None:
-            while ready:
-                blocked = False
-                for work in ready.pop():
-                    if blocked:
-                        work.error = _BehindError()
-                        continue
-                    await self._attempt(work)
-                    blocked = work.error is not None and work.handler.options.ordered
-
-        if lanes:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(lanes):
-                    tasks.create_task(lane())
-
-    async def _attempt(self, work: Work, transaction: StoreTransaction | None = None) -> None:
-        """Run a handler once; whatever it does ends up in `work`."""
-        assert work.delivery.envelope is not None
-        first = work.parked.first_failure if work.parked else None
-        context = Context(work.delivery.envelope, self.group, work.attempt, first)
-        work.started = self.clock.monotonic()
-        work.error = None
-        try:
-            timeout = work.handler.options.timeout
-            argument = [work.message] if work.handler.is_batch else work.message
-            if work.handler.is_async:
-                coroutine: Awaitable[Any] = work.handler.call(argument, context, transaction)
-                result = await self._bounded(coroutine, timeout, work.handler.name)
-            else:
-                call = asyncio.get_running_loop().run_in_executor(
-                    self._threads, work.handler.call, argument, context, transaction
-                )
-                done, _ = await asyncio.wait([call], timeout=timeout)
-                if not done:
-                    raise WorkerStuckError(f"handler {work.handler.name} did not return within {timeout:g} s")
-                result = call.result()
-            if work.handler.is_batch and isinstance(result, list) and result and isinstance(result[0], Exception):
-                raise result[0]
-            if work.handler.is_batch and isinstance(result, list) and result == [None]:
-                result = None
-            work.result = [*context.published, *messages_of(result, work.handler.name)]
-        except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            work.error = error
-        except (WorkerStuckError, GeneratorExit):
-            raise
-        except BaseException as error:  # SystemExit and the like of a handler must not end the worker
-            work.error = error
-        if work.error is not None:
-            work.stack = "".join(traceback.format_exception(work.error))[-STACK_LIMIT:]
-        work.worked = self.clock.monotonic() - work.started
-
-    async def _bounded(self, coroutine: Awaitable[Any], timeout: float, name: str) -> Any:
-        try:
-            async with asyncio.timeout(timeout):
-                return await coroutine
-        except TimeoutError as error:
-            raise HandlerTimeoutError(f"handler {name} took longer than {timeout:g} s") from error
-
-    async def _in_transaction(
-        self, todo: list[Work], page: Page, outcomes: list[Outcome], subscription: Subscription | None
-    ) -> None:
-        """Run handlers one after another, a savepoint each, and commit them with their page."""
-        failed: set[tuple[Partition, str]] = set()
-        async with self.store.transaction() as transaction:
-            for work in todo:
-                place = (work.delivery.partition, self._sequence(work.delivery))
-                if place in failed:
-                    work.error = _BehindError()
-                else:
-                    transaction.savepoint()
-                    await self._attempt(work, transaction)
-                    if work.error is None:
-                        transaction.release()
-                    else:
-                        transaction.rollback()
-                        transaction.release()
-                        if work.handler.options.ordered:
-                            failed.add(place)
-                    if work.worked > HELD:
-                        log.warning(
-                            "handler %s held the store's write lock for %.0f ms: do what waits before the first write, "
-                            "or in a handler of its own",
-                            work.handler.name,
-                            work.worked * 1000,
-                        )
-                self._record(work, page, outcomes)
-            transaction.apply(page)
-        await self._committed(subscription, page, outcomes)
-
-    def _record(self, work: Work, page: Page, outcomes: list[Outcome]) -> None:
-        """Put what became of an attempt into the page."""
-        delivery, parked = work.delivery, work.parked
-        envelope = delivery.envelope
-        assert envelope is not None
-        if work.error is None:
-            published: list[Envelope] = []
-            try:
-                published = self._envelopes(work)
-            except Exception as error:
-                work.error = error
-                work.stack = "".join(traceback.format_exception(error))[-STACK_LIMIT:]
-            else:
-                page.events += published
-                if self._effectively_once or parked is not None:
-                    page.marks.append(Mark(envelope.source, envelope.id))
-                if parked is not None:
-                    page.unpark.append(parked.id)
-                outcomes.append(self._outcome("handled", delivery, work=work, published=tuple(published)))
-                return
-        if isinstance(work.error, _BehindError):
-            self._add_park(page, self._parked(delivery, state="queued", reason="behind another of its key"))
-            outcomes.append(self._outcome("queued", delivery))
-            return
-        error = work.error
-        now = self.clock.micros()
-        decision = (
-            Retry(attempts=1).decide(1, error, 0)
-            if isinstance(error, HandlerResultError)
-            else work.handler.options.retry.decide(
-                work.attempt, _as_failure(error), self._chance()
-            )
-        )
-        row = parked or self._parked(delivery, state="retry", reason="")
-        row.attempts, row.error, row.stack = work.attempt, f"{type(error).__name__}: {error}", work.stack
-        row.first_failure = row.first_failure or now
-        row.last_failure = now
-        if isinstance(decision, Again):
-            row.state, row.reason, row.due = "retry", "waits for its next attempt", now + int(decision.after * 1e6)
-        else:
-            row.state, row.reason = "dead", decision.reason
-        self._add_park(page, row)
-        kind: Kind = "retry" if row.state == "retry" else "parked"
-        outcomes.append(self._outcome(kind, delivery, work=work, error=row.error))
-
-    def _envelopes(self, work: Work) -> list[Envelope]:
-        cause = work.delivery.envelope
+    def _envelopes(self, work: Work, messages: Sequence[object]) -> list[Envelope]:
+        cause = work.envelope
         assert cause is not None
+        if not messages:
+            return []
+        now, largest = self._clock.micros(), self._broker.features.largest
+        correlation, attempt = cause.correlation or cause.id, f"{self.group}/{work.attempt}"
         made: list[Envelope] = []
-        for ordinal, message in enumerate(work.result):
+        for ordinal, message in enumerate(messages):
             contract = contract_of(message)
+            data = codec_for(contract).encode(message)
+            if len(data) > largest:
+                raise TooLargeError(f"a {contract.name} of {len(data)} bytes is more than the {largest} that {self._broker.name} takes")
             made.append(
                 Envelope(
+                    # From the input alone, so that whoever handles the input again publishes what is known already.
                     id=derived_id(cause.source, cause.id, self.group, ordinal, cause.time // 1000),
-                    source=self.source,
+                    source=self._source,
                     type=contract.name,
                     key=key_of(message),
-                    time=self.clock.micros(),
-                    data=codec_for(contract).encode(message),
+                    time=now,
+                    data=data,
                     version=contract.version,
-                    correlation=cause.correlation or cause.id,
+                    correlation=correlation,
                     causation=cause.id,
-                    attempt=f"{self.group}/{work.attempt}",
+                    attempt=attempt,
                     traceparent=cause.traceparent,
                     tracestate=cause.tracestate,
                     topic=contract.topic,
@@ -426,160 +586,272 @@ class GroupWorker:
             )
         return made
 
-    def _add_park(self, page: Page, parked: Parked) -> None:
-        page.park.append(parked)
+    # Committing
 
-    async def _commit(self, subscription: Subscription | None, page: Page, outcomes: list[Outcome]) -> None:
+    def finished(self, work: Work) -> None:
+        """It can be committed."""
+        if work.owned.gone:
+            return
+        self._unfinished -= 1
+        self._finished.append(work)
+        self._wake.set()
+
+    def collect(self) -> Batch | None:
+        """Everything that is finished and not yet committed, as one page."""
+        works, self._finished = self._finished, []
+        if not works:
+            return None
+        page = Page(group=self.group, generation=self._generation)
+        batch = Batch(page, works, [], [])
+        self._uncommitted.add(id(batch))
+        touched: dict[Owned, None] = {}
+        for work in works:
+            owned = work.owned
+            work.settled = True
+            touched[owned] = None
+            if not work.committed:
+                self._enter(work, page)
+            if owned.suspects and owned.suspects.pop(work.delivery.position, 0):
+                page.suspects[(owned.partition, work.delivery.position)] = 0
+        positional = self._broker.features.positional
+        for owned in touched:
+            page.fences[owned.partition] = owned.epoch
+            in_flight, last = owned.in_flight, None
+            while in_flight and in_flight[0].settled:
+                last = in_flight.popleft().delivery
+                batch.done.append(last)
+            if last is not None and positional:
+                page.positions[owned.partition] = last.position + 1
+        if self._observers:
+            batch.outcomes = self._outcomes(works)
+        return batch
+
+    def _enter(self, work: Work, page: Page) -> None:
+        if work.published:
+            page.events += work.published
+        if work.mark:
+            assert work.envelope is not None
+            page.marks.append(Mark(work.envelope.source, work.envelope.id))
+        if work.park is not None:
+            page.park.append(work.park)
+        elif work.parked is not None:
+            page.unpark.append(work.parked.id)
+
+    def _outcomes(self, works: Sequence[Work]) -> list[Outcome]:
+        offset = self._clock.micros() / 1e6 - self._clock.monotonic()
+        return [
+            Outcome(
+                work.kind or "skipped",
+                self.group,
+                work.handler.name if work.handler else "",
+                work.owned.partition,
+                work.delivery.position,
+                work.envelope,
+                work.attempt,
+                max(0.0, work.started + offset - work.envelope.time / 1e6) if work.started and work.envelope else 0.0,
+                work.worked,
+                tuple(work.published),
+                work.error,
+            )
+            for work in works
+        ]
+
+    async def _commit_loop(self) -> None:
         while True:
-            try:
-                await self.store.commit(page)
-                break
-            except StoreBusyError as error:
-                # Not the delivery's fault: it is no attempt, and nothing was lost by waiting.
-                log.warning("%s", error)
-        await self._committed(subscription, page, outcomes)
+            await self._wake.wait()
+            self._wake.clear()
+            async with self.committing:
+                batch = self.collect()
+                if batch is None:
+                    continue
+                try:
+                    await self._commit(batch)
+                except (StoreError, FencedError) as error:
+                    self.trouble(error)
 
-    async def _committed(self, subscription: Subscription | None, page: Page, outcomes: list[Outcome]) -> None:
-        for partition in {parked.partition for parked in page.park}:
-            self._blocked[partition] = await self.store.sequences(self.group, partition)
-        if subscription is not None:
-            await subscription.done(list(page.positions.items()))
-        if outcomes:
-            self.observe(outcomes)
+    async def _commit(self, batch: Batch) -> None:
+        while not batch.page.is_empty():
+            try:
+                await self._store.commit(batch.page)
+                break
+            except (StoreBusyError, StoreFullError) as error:
+                # Not the deliveries' fault: it is no attempt, and nothing is lost by waiting.
+                self._trouble = f"{type(error).__name__}: {error}"
+                log.warning("group %s waits: %s", self.group, error)
+                await self._clock.sleep(self._back_off)
+                if self._over:
+                    return
+        await self.committed(batch)
+
+    async def committed(self, batch: Batch) -> None:
+        """Tell everybody what is now durable."""
+        self._trouble, self._back_off = "", BACK_OFF[0]
+        for work in batch.works:
+            owned = work.owned
+            if owned.pending and work.envelope is not None:
+                owned.pending.discard((work.envelope.source, work.envelope.id))
+            if work.parked is not None:
+                owned.retrying.discard(work.parked.id)
+                if work.park is None:
+                    owned.unblock(work.sequence)
+                    self._look_at = float("-inf")
+        if batch.page.events or any(work.committed for work in batch.works):
+            self._changed()
+        if batch.done and self._subscription is not None:
+            try:
+                await self._subscription.settle(batch.done)
+            except MillstreamError as error:
+                self.trouble(error)
+        self._hold_back()
+        self._uncommitted.discard(id(batch))
+        self._progress.set()
+        if batch.outcomes:
+            self._tell(batch.outcomes)
+
+    async def _progressed(self, wait: float) -> None:
+        """Wait until something was committed or dropped, at most so long."""
+        self._progress.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._progress.wait()
+
+    async def _quiet(self) -> None:
+        """Wait until nothing is in flight."""
+        while (self._unfinished or self._finished or self._uncommitted) and not self._over and self._lanes.stuck is None:
+            await self._progressed(LOOK)
+
+    async def _watch_loop(self) -> None:
+        """Interrupt handlers that take too long, and keep the lease while nothing is received."""
+        while True:
+            await self._clock.sleep(min(1.0, self._shortest_timeout / 4))
+            self._lanes.watch(self._clock.monotonic())
+            if not self._receiving and self._subscription is not None:
+                try:
+                    await self._subscription.extend()
+                except MillstreamError as error:
+                    self.trouble(error)
+
+    # What waits in the store
 
     async def _look(self) -> bool:
-        """Run what is due among the parked, and what operators asked for."""
-        now = self.clock.monotonic()
-        if now - self._looked < LOOK or not self._fences:
+        """Do what operators asked for, and take up what is due among the parked."""
+        now = self._clock.monotonic()
+        if now < self._look_at or not self._owned:
             return False
-        self._looked = now
+        self._look_at = now + LOOK
+        await self._pause_or_resume()
         busy = await self._requests()
-        if not any(self._blocked.values()):
-            return busy
-        time = self.clock.micros()
-        for parked in await self.store.heads(self.group, list(self._fences)):
-            if parked.state == "retry" and parked.due > time:
-                continue
-            await self._retry(parked)
-            busy = True
+        if not self._paused and any(owned.blocked for owned in self._owned.values()):
+            busy = await self._retries() or busy
         return busy
 
+    async def _pause_or_resume(self) -> None:
+        assert self._subscription is not None
+        parked = sum(sum(owned.blocked.values()) for owned in self._owned.values())
+        if parked >= self._most_parked:
+            self._trouble = (
+                f"{parked} deliveries of group {self.group} are parked, which is the limit (most_parked={self._most_parked}): "
+                "it takes no more until some are redriven or discarded"
+            )
+        paused = parked >= self._most_parked or self.group in await self._store.paused()
+        if paused and not self._paused:
+            self._subscription.pause(tuple(self._owned))
+        elif self._paused and not paused:
+            self._subscription.resume(tuple(self._owned))
+            for owned in self._owned.values():
+                owned.paused = False
+        self._paused = paused
+
+    async def _retries(self) -> bool:
+        partitions = [owned.partition for owned in self._owned.values() if owned.blocked and not owned.leaving]
+        room = MOST_IN_FLIGHT - self._unfinished
+        if not partitions or room <= 0:
+            return False
+        heads = await self._store.heads(self.group, partitions, self._clock.micros(), room)
+        works = [work for parked in heads if (work := self._retry(parked)) is not None]
+        for work in works:
+            if work.owned.suspect_upto:
+                await self._retry_alone(work)
+            else:
+                self._lanes.put([work])
+        due = await self._store.next_due(self.group)
+        if due is not None and due > self._clock.micros():
+            self._look_at = min(self._look_at, self._clock.monotonic() + (due - self._clock.micros()) / 1e6)
+        return bool(works)
+
+    def _retry(self, parked: Parked) -> Work | None:
+        owned = self._owned.get(parked.partition)
+        if owned is None or parked.id in owned.retrying:
+            return None
+        delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
+        envelope = parked.envelope
+        if envelope is None and parked.message is not None:
+            with contextlib.suppress(MillstreamError):
+                envelope = self._understand(parked.message)
+        handler = self._handlers.get(envelope.type) if envelope else None
+        work = Work(delivery, envelope, owned, handler, None, parked.sequence)
+        work.parked = parked
+        work.attempt = parked.attempts + 1
+        if envelope is None or handler is None:
+            self._bury(work, "no handler understands it", parked.error.partition(":")[0] or "MissingHandler")
+        else:
+            self._decode(work, handler, envelope)
+        owned.retrying.add(parked.id)
+        self._unfinished += 1
+        if work.kind is not None:
+            self.finished(work)
+            return None
+        return work
+
+    async def _retry_alone(self, work: Work) -> None:
+        """After a crash a parked delivery is as suspect as one in flight."""
+        owned, position = work.owned, work.delivery.position
+        self._unfinished -= 1
+        await self._quiet()
+        self._unfinished += 1
+        if owned.gone:
+            return
+        crashes = owned.suspects.get(position, 0)
+        if crashes >= MOST_CRASHES:
+            work.doom = (f"crashed the worker {crashes} times", "WorkerCrash")
+        else:
+            await self._note_attempt(owned, position, crashes + 1)
+        self._lanes.put([work])
+        await self._quiet()
+
     async def _requests(self) -> bool:
-        requests = await self.store.requests(self.group)
+        requests = await self._store.requests(self.group)
         if not requests:
             return False
+        rows = {parked.id: parked for parked in await self._store.parked(self.group, ids=[request.parked for request in requests])}
+        executed = False
         for request in requests:
-            found = [p for p in await self.store.parked(self.group, most=100_000) if p.id == request.parked]
-            if not found or found[0].partition not in self._fences:
+            parked = rows.get(request.parked)
+            owned = self._owned.get(parked.partition) if parked else None
+            if parked is None or owned is None or owned.leaving or parked.id in owned.retrying:
                 continue
-            parked = found[0]
-            fences = {parked.partition: self._fences[parked.partition]}
-            page = Page(group=self.group, generation=self._generation, fences=fences, requests=[request.id])
+            page = Page(group=self.group, generation=self._generation, requests=[request.id])
+            page.fences[owned.partition] = owned.epoch
+            outcome: Kind | None = None
             if request.kind == "discard":
+                outcome = "discarded"
                 page.unpark.append(parked.id)
                 if parked.envelope is not None:
                     page.marks.append(Mark(parked.envelope.source, parked.envelope.id))
             elif parked.state == "dead":
-                parked.state, parked.due, parked.attempts, parked.reason = "redrive", 0, 0, request.reason
+                parked.state, parked.due, parked.attempts, parked.reason = "retry", 0, 0, request.reason or "redriven"
                 page.park.append(parked)
-            await self.store.commit(page)
-            self._blocked[parked.partition] = await self.store.sequences(self.group, parked.partition)
-        return True
+            async with self.committing:
+                await self._store.commit(page)
+            executed = True
+            if outcome is not None:
+                owned.unblock(parked.sequence)
+                self._tell([Outcome(outcome, self.group, "", owned.partition, parked.position, parked.envelope, error=request.reason)])
+        return executed
 
-    async def _retry(self, parked: Parked) -> None:
-        fences = {parked.partition: self._fences[parked.partition]}
-        page = Page(group=self.group, generation=self._generation, fences=fences)
-        outcomes: list[Outcome] = []
-        delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.raw)
-        handler = self._handlers.get(parked.envelope.type) if parked.envelope else None
-        if parked.envelope is None or handler is None:
-            parked.state, parked.reason = "dead", parked.reason or "no handler takes this type any more"
-            page.park.append(parked)
-            await self._commit(None, page, outcomes)
-            return
-        try:
-            message = self._decoders[parked.envelope.type](parked.envelope.data)
-        except DecodeError as error:
-            parked.state, parked.reason = "dead", f"cannot be decoded: {error}"
-            page.park.append(parked)
-            await self._commit(None, page, outcomes)
-            return
-        # Counted before it runs: an attempt that kills the process must not run for ever.
-        parked.attempts += 1
-        started = Page(group=self.group, fences=fences, park=[parked])
-        await self.store.commit(started)
-        work = Work(delivery=delivery, handler=handler, message=message, attempt=parked.attempts, parked=parked)
-        await self._work([work], page, outcomes, None)
-        self._blocked[parked.partition] = await self.store.sequences(self.group, parked.partition)
-        self._looked = float("-inf")
-
-    def _sequence(self, delivery: Delivery) -> str:
-        envelope = delivery.envelope
-        if envelope is None or envelope.key is None:
-            return f"\x00{delivery.position}"
-        return envelope.key
-
-    def _parked(self, delivery: Delivery, *, state: Any, reason: str, error: str = "") -> Parked:
-        now = self.clock.micros()
-        failed = now if state == "dead" else None
-        return Parked(
-            group=self.group,
-            partition=delivery.partition,
-            position=delivery.position,
-            sequence=self._sequence(delivery),
-            envelope=delivery.envelope,
-            raw=delivery.raw,
-            state=state,
-            reason=reason,
-            error=error,
-            first_failure=failed,
-            last_failure=failed,
-        )
-
-    def _outcome(
-        self, kind: Kind, delivery: Delivery, *, work: Work | None = None, published: tuple[Envelope, ...] = (), error: str = ""
-    ) -> Outcome:
-        envelope = delivery.envelope
-        waited = max(0.0, (self.clock.micros() - envelope.time) / 1e6) if envelope else 0.0
-        attempt, worked = (work.attempt, work.worked) if work else (1, 0.0)
-        return Outcome(
-            kind, self.group, delivery.partition, delivery.position, envelope, attempt, waited, worked, published, error
-        )
-
-
-class _BehindError(Exception):
-    """Another of the same key failed in this page: this one waits behind it."""
-
-
-def _as_failure(error: BaseException | None) -> BaseException:
-    """A handler's SystemExit, KeyboardInterrupt or CancelledError counts as an ordinary failure."""
-    return error if isinstance(error, Exception) else RuntimeError(f"handler raised {error!r}")
-
-
-class Relay:
-    """Copies a store's outbox to the broker, in order; a row goes only once the broker has the event."""
-
-    def __init__(self, store: Store, broker: Broker, changed: asyncio.Event) -> None:
-        self._store, self._broker, self._changed = store, broker, changed
-
-    async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            self._changed.clear()
-            if not await self.step():
-                try:
-                    async with asyncio.timeout(1.0):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-        while await self.step():
-            pass
-
-    async def step(self) -> bool:
-        rows = await self._store.outbox(1000)
-        if not rows:
-            return False
-        await self._broker.publish([envelope for _, envelope in rows])
-        await self._store.sent(rows[-1][0])
-        return True
-
-
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        for observer in self._observers:
+            try:
+                observer.settled(outcomes)
+            except Exception:
+                log.exception("an observer failed")

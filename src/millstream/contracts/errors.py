@@ -4,6 +4,8 @@ A message says three things: what happened, why, and what to do next.
 Catch `MillstreamError` to catch them all.
 """
 
+from collections.abc import Sequence
+
 
 class MillstreamError(Exception):
     """The root of everything Millstream raises on purpose."""
@@ -56,6 +58,15 @@ class TooLargeError(MillstreamError):
 
 class BrokerError(MillstreamError):
     """The broker refused or failed."""
+
+
+class PublishError(BrokerError):
+    """Some events of a batch are not published; `results` has None for each that is durable, and the error of each that is not."""
+
+    def __init__(self, results: Sequence[MillstreamError | None]) -> None:
+        errors = [error for error in results if error is not None]
+        super().__init__(f"{len(errors)} of {len(results)} events were not published; the first because: {errors[0]}")
+        self.results = results
 
 
 class BrokerUnavailableError(BrokerError):

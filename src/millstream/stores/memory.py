@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -122,21 +122,19 @@ class MemoryStore:
 
     # Transactions
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator["MemoryTransaction"]:
+    async def begin(self) -> "MemoryTransaction":
         writer, _ = self._open
         turn = self._turns.ask()
         try:
             if not turn.done():
                 await asyncio.wrap_future(turn)
-            with self._transact(writer) as transaction:
-                yield transaction
-        finally:
+            writer.execute("begin immediate")
+        except BaseException:
             self._turns.give_back(turn)
-        self._tell()
+            raise
+        return MemoryTransaction(self, writer, turn)
 
-    @contextmanager
-    def transaction_now(self) -> Generator["MemoryTransaction"]:
+    def begin_now(self) -> "MemoryTransaction":
         writer, _ = self._open
         turn = self._turns.ask()
         try:
@@ -146,30 +144,41 @@ class MemoryStore:
                     "nothing was changed. Try again, or use `async with`."
                 )
             turn.result()
-            with self._transact(writer) as transaction:
-                yield transaction
-        finally:
+            writer.execute("begin immediate")
+        except BaseException:
             self._turns.give_back(turn)
-        self._tell()
+            raise
+        return MemoryTransaction(self, writer, turn)
 
-    @contextmanager
-    def _transact(self, writer: apsw.Connection) -> Generator["MemoryTransaction"]:
-        writer.execute("begin immediate")
-        transaction = MemoryTransaction(self, writer)
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator["MemoryTransaction"]:
+        transaction = await self.begin()
         try:
             yield transaction
-            with self._committing:
-                writer.execute("commit")
         except BaseException:
-            transaction.undo()
-            if writer.in_transaction:
-                writer.execute("rollback")
+            transaction.end(commit=False)
             raise
-        else:
-            for publish in transaction.publishing:
-                publish()
+        await transaction.end(commit=True)
+
+    def finish(self, transaction: "MemoryTransaction", writer: apsw.Connection, turn: Future[None], *, commit: bool) -> None:
+        """End a transaction, and let the next begin."""
+        try:
+            if commit:
+                with self._committing:
+                    writer.execute("commit")
+                for publish in transaction.publishing:
+                    publish()
+        except BaseException:
+            commit = False
+            raise
         finally:
-            transaction.end()
+            if not commit:
+                transaction.undo()
+                if writer.in_transaction:
+                    writer.execute("rollback")
+            self._turns.give_back(turn)
+        if commit:
+            self._tell()
 
     def _tell(self) -> None:
         if self._loop is not None and threading.get_ident() != self._thread:
@@ -351,7 +360,8 @@ class MemoryStore:
 class MemoryTransaction:
     """The write transaction: every change of a dictionary leaves behind how to undo it."""
 
-    def __init__(self, store: MemoryStore, connection: apsw.Connection) -> None:
+    def __init__(self, store: MemoryStore, connection: apsw.Connection, turn: Future[None]) -> None:
+        self._turn = turn
         self.publishing: list[Callable[[], None]] = []
         """What makes the events of its pages public once everything is committed."""
         self._store = store
@@ -363,7 +373,7 @@ class MemoryTransaction:
     @property
     def _open(self) -> apsw.Connection:
         if self._connection is None:
-            raise StoreError("this transaction has ended: use it only while its handler runs")
+            raise NotStartedError("this transaction has ended: use it only while its handler runs")
         return self._connection
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -472,9 +482,29 @@ class MemoryTransaction:
         while len(self._undo) > down_to:
             self._undo.pop()()
 
-    def end(self) -> None:
-        """Refuse whatever a handler tries with it from now on."""
-        self._connection = None
+    def end(self, *, commit: bool) -> "MemoryEnded":
+        connection, self._connection = self._open, None
+        try:
+            self._store.finish(self, connection, self._turn, commit=commit)
+        except Exception as error:
+            return MemoryEnded(error)
+        return MemoryEnded(None)
+
+
+class MemoryEnded:
+    """The end of a transaction that took no time."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
+        self.wait()
+
+    def wait(self) -> None:
+        """Raise what the commit raised."""
+        if self._error is not None:
+            raise self._error
 
 
 class _Turns:

@@ -1,0 +1,238 @@
+"""Lanes: tasks that run handlers, one key after another, several keys at a time."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from millstream.app.transactions import Clerk, Transactions
+from millstream.app.waiting import Patient
+from millstream.app.work import Job, Work
+from millstream.contracts.errors import FencedError, HandlerTimeoutError, StoreError
+from millstream.core.clock import Clock
+from millstream.core.handler import Handler
+
+
+class Lane:
+    """What one task is doing, for the watch over timeouts."""
+
+    __slots__ = ("handler", "interrupted", "started", "task", "thread", "works")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.handler: Handler | None = None
+        """Whose call is running."""
+        self.works: Sequence[Work] = ()
+        self.started = 0.0
+        self.interrupted: BaseException | None = None
+        """Why the task was cancelled, when it was us."""
+        self.thread: asyncio.Future[Any] | None = None
+        """What a thread is doing for this lane."""
+
+
+class Lanes:
+    """Runs deliveries so that those of one sequence never overlap.
+
+    A lane serves many deliveries; no task, timeout or queue is made for a single one.
+    """
+
+    def __init__(self, group: str, handlers: Sequence[Handler], clerk: Clerk, transactions: Transactions, clock: Clock) -> None:
+        self._group = group
+        self._clerk = clerk
+        self._transactions = transactions
+        self._clock = clock
+        self._limit = min(handler.options.concurrency for handler in handlers)
+        self._patient = any(handler.takes_transaction and handler.is_async for handler in handlers)
+        self._ready: deque[deque[Work]] = deque()
+        self._lanes: set[Lane] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._threads = ThreadPoolExecutor(self._limit, thread_name_prefix=f"millstream:{group}")
+        self.stuck: HandlerTimeoutError | None = None
+        """A `def` handler did not come back: its thread is lost, and only a new process helps."""
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Run lanes in this task group."""
+        self._tasks = tasks
+
+    def put(self, works: Iterable[Work]) -> None:
+        """Have these handled, each after what was put before of its sequence."""
+        ready = self._ready
+        for work in works:
+            chains, sequence = work.owned.chains, work.sequence
+            chain = chains.get(sequence)
+            if chain is None:
+                chain = chains[sequence] = deque((work,))
+                ready.append(chain)
+            else:
+                chain.append(work)
+        assert self._tasks is not None
+        for _ in range(min(self._limit - len(self._lanes), len(ready))):
+            lane = Lane()
+            self._lanes.add(lane)
+            lane.task = self._tasks.create_task(Patient(self._run(lane)) if self._patient else self._run(lane))
+
+    async def drop(self) -> None:
+        """Interrupt whatever runs for partitions that are gone, and wait until it has stopped."""
+        self._ready = deque(chain for chain in self._ready if not chain[0].owned.gone)
+        tasks: list[asyncio.Task[None]] = []
+        for lane in self._lanes:
+            if lane.task is not None and any(work.owned.gone for work in lane.works):
+                lane.task.cancel()
+                tasks.append(lane.task)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def watch(self, now: float) -> None:
+        """Interrupt handlers that have run for too long."""
+        for lane in self._lanes:
+            handler = lane.handler
+            if handler is None or lane.task is None or now - lane.started <= handler.options.timeout:
+                continue
+            lane.interrupted = HandlerTimeoutError(f"handler {handler.name} took longer than {handler.options.timeout:g} s")
+            if lane.thread is not None:
+                self.stuck = self.stuck or lane.interrupted
+            lane.task.cancel()
+
+    async def _run(self, lane: Lane) -> None:
+        try:
+            while self._ready:
+                handler = self._ready[0][0].handler
+                assert handler is not None
+                if handler.takes_transaction and handler.is_async:
+                    await self._transactions.ready()
+                    if not self._ready or self._ready[0][0].handler is not handler:
+                        continue
+                chain = self._ready.popleft()
+                if handler.is_batch:
+                    await self._serve_batch(lane, handler, chain)
+                elif handler.is_async and not handler.takes_transaction:
+                    await self._serve(lane, handler, chain)
+                else:
+                    await self._serve_jobs(lane, handler, chain)
+        finally:
+            self._lanes.discard(lane)
+
+    def _next(self, chain: deque[Work]) -> Work | None:
+        """Drop the first of a chain, which is finished, for the next."""
+        work = chain.popleft()
+        if chain:
+            return chain[0]
+        if work.owned.chains.get(work.sequence) is chain:
+            del work.owned.chains[work.sequence]
+        return None
+
+    def _waits(self, work: Work) -> bool:
+        """Whether it is not to be run, because it is dropped or has to be parked."""
+        if work.owned.gone:
+            return True
+        if work.parked is None and self._clerk.waits_behind(work):
+            self._clerk.finished(work)
+            return True
+        return False
+
+    async def _serve(self, lane: Lane, handler: Handler, chain: deque[Work]) -> None:
+        """The hot path: an `async def` handler without a Transaction, delivery after delivery."""
+        call, takes_context, monotonic, clerk = handler.call, handler.takes_context, self._clock.monotonic, self._clerk
+        lane.handler = handler
+        work: Work | None = chain[0]
+        while work is not None:
+            if work.handler is not handler:
+                self._ready.append(chain)
+                break
+            if not self._waits(work):
+                context = work.context(self._group) if takes_context else None
+                lane.works = (work,)
+                work.started = lane.started = monotonic()
+                try:
+                    result = await call(work.message, context, None)
+                    clerk.succeeded(work, result, context.published if context else ())
+                except BaseException as error:  # a handler's SystemExit must not end the worker
+                    self._failed(lane, error)
+                work.worked = monotonic() - work.started
+                clerk.finished(work)
+            work = self._next(chain)
+        lane.handler, lane.works = None, ()
+
+    async def _serve_jobs(self, lane: Lane, handler: Handler, chain: deque[Work]) -> None:
+        """Handlers with a Transaction, and those that run in threads."""
+        work: Work | None = chain[0]
+        while work is not None:
+            if work.handler is not handler:
+                self._ready.append(chain)
+                return
+            if not self._waits(work):
+                await self._perform(lane, Job(handler, [work], self._group))
+            work = self._next(chain)
+
+    async def _serve_batch(self, lane: Lane, handler: Handler, first: deque[Work]) -> None:
+        """One call for the first delivery of as many chains as the batch takes: never two of one sequence."""
+        chains = [first]
+        while len(chains) < handler.options.batch and self._ready and self._ready[0][0].handler is handler:
+            chains.append(self._ready.popleft())
+        works = [chain[0] for chain in chains if not self._waits(chain[0])]
+        if works:
+            await self._perform(lane, Job(handler, works, self._group))
+        self._ready.extend(chain for chain in chains if self._next(chain) is not None)
+
+    async def _perform(self, lane: Lane, job: Job) -> None:
+        """Run one job to its end, and have its deliveries judged."""
+        handler, works, clerk = job.handler, job.works, self._clerk
+        lane.handler, lane.works = handler, works
+        lane.started = started = self._clock.monotonic()
+        for work in works:
+            work.started = started
+        try:
+            if not handler.is_async:
+                await self._in_thread(lane, job)
+            elif handler.takes_transaction:
+                await self._transactions.run(job)
+            else:
+                clerk.judge(job, clerk.verdicts(job, await handler.call(job.argument, job.context, None)))
+        except BaseException as error:  # a handler's SystemExit must not end the worker
+            self._failed(lane, error)
+        lane.handler, lane.works = None, ()
+        worked = self._clock.monotonic() - started
+        for work in works:
+            work.worked = worked
+            clerk.finished(work)
+
+    async def _in_thread(self, lane: Lane, job: Job) -> None:
+        loop = asyncio.get_running_loop()
+        lane.thread = loop.run_in_executor(self._threads, self._transactions.in_thread, job)
+        try:
+            finish: Callable[[], None] = await asyncio.shield(lane.thread)
+        except asyncio.CancelledError:
+            # The thread goes on; nobody waits for what it says any more.
+            lane.thread.add_done_callback(_ignore)
+            raise
+        finally:
+            lane.thread = None
+        finish()
+
+    def _failed(self, lane: Lane, error: BaseException) -> None:
+        """Have what a lane was running judged a failure, unless it was not its own."""
+        interrupted, lane.interrupted = lane.interrupted, None
+        task = lane.task
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if interrupted is None:
+                raise error
+            task.uncancel()
+            error = interrupted
+        if isinstance(error, GeneratorExit):
+            raise error
+        if isinstance(error, (StoreError, FencedError)):
+            self._clerk.trouble(error)
+            return
+        for work in lane.works:
+            if work.kind is None:
+                self._clerk.failed(work, error)
+
+
+def _ignore(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,398 @@
+"""The store's write transaction, lent to the handlers of a group that ask for it.
+
+On a store with one writer such handlers take turns: each works behind a savepoint of its
+own, and what they did is committed together with their marks, their events and the
+positions. The transaction begins when a handler first uses it, and it ends as soon as no
+handler is ready to go on: it is never open while user code waits, but for a moment.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from millstream.app.waiting import wait_for
+from millstream.app.work import Job, Work
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import NotStartedError, StoreError
+from millstream.core.broker import Delivery
+from millstream.core.clock import Clock
+from millstream.core.observe import Outcome
+from millstream.core.store import Ended, Page, Store, StoreTransaction
+
+log = logging.getLogger("millstream.worker")
+
+#: A handler that waits longer than this inside its transaction is rolled back and run again alone, in seconds.
+HELD = 0.05
+#: After the store has failed it is left alone for so many seconds.
+PAUSE = 0.2
+#: Deliveries of one transaction; more would only delay the first of them.
+MOST = 500
+
+Verdict = list[Envelope] | BaseException
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one commit carries, and what is to be told when it is durable."""
+
+    page: Page
+    works: list[Work]
+    outcomes: list[Outcome]
+    done: list[Delivery]
+    """Settled with the broker afterwards."""
+
+
+class Clerk(Protocol):
+    """Says what becomes of deliveries, and knows what is to be committed; the worker."""
+
+    committing: asyncio.Lock
+    """Held from the moment a batch is put together until it is durable: positions follow one another."""
+
+    def waits_behind(self, work: Work) -> bool:
+        """Whether another of its sequence is parked, so that it has to be parked too; then that is noted."""
+        ...
+
+    def verdicts(self, job: Job, result: object) -> list[Verdict]:
+        """For each delivery of a job: the events to publish, or why it failed."""
+        ...
+
+    def judge(self, job: Job, verdicts: Sequence[Verdict]) -> None:
+        """Note what becomes of each."""
+        ...
+
+    def page_of(self, job: Job, verdicts: Sequence[Verdict]) -> Page:
+        """What a job that succeeded commits, but for positions; callable from any thread."""
+        ...
+
+    def succeeded(self, work: Work, result: object, published: Sequence[object]) -> None:
+        """Note what a single delivery's handler returned and published; raises what makes it a failure after all."""
+        ...
+
+    def failed(self, work: Work, error: BaseException) -> None:
+        """Note that its handler raised."""
+        ...
+
+    def finished(self, work: Work) -> None:
+        """It can be committed."""
+        ...
+
+    def collect(self) -> Batch | None:
+        """Everything that is finished and not yet committed."""
+        ...
+
+    async def committed(self, batch: Batch) -> None: ...
+
+    def trouble(self, error: BaseException) -> None:
+        """The store failed: everything in flight starts over."""
+        ...
+
+
+class Lent:
+    """The Transaction that one handler sees, for as long as it runs."""
+
+    __slots__ = ("_turns", "alone", "ended", "job", "preempted", "task", "used")
+
+    def __init__(self, turns: "Transactions", job: Job, *, alone: bool) -> None:
+        self._turns = turns
+        self.job = job
+        self.alone = alone
+        self.used = self.ended = self.preempted = False
+        self.task = asyncio.current_task()
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement; give its rows."""
+        return self._turns.use(self).execute(sql, params)
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each row."""
+        self._turns.use(self).executemany(sql, rows)
+
+
+class Transactions:
+    """Gives handlers their turn in the store's write transaction."""
+
+    def __init__(self, store: Store, clerk: Clerk, clock: Clock) -> None:
+        self._store = store
+        self._clerk = clerk
+        self._clock = clock
+        self._tasks: asyncio.TaskGroup | None = None
+        self._open: StoreTransaction | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._inside: Lent | None = None
+        self._turn: asyncio.Future[None] | None = None
+        """Done when the next handler may try."""
+        self._waiting = 0
+        self._ran = 0
+        """Deliveries since the transaction began."""
+        self._busy = False
+        """Whether a handler has run since the last look."""
+        self._looking = False
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Settle in this task group."""
+        self._tasks = tasks
+
+    async def ready(self) -> None:
+        """Wait until a transaction is open and free, so that the next handler need not."""
+        while self._open is None or self._inside is not None:
+            self._waiting += 1
+            try:
+                await self._next_turn()
+            finally:
+                self._waiting -= 1
+
+    async def run(self, job: Job, *, alone: bool = False) -> None:
+        """Run one job of an `async def` handler with its Transaction, and note what became of it."""
+        lent = Lent(self, job, alone=alone)
+        try:
+            result = await job.handler.call(job.argument, job.context, lent)
+            verdicts = self._clerk.verdicts(job, result)
+            failed = any(isinstance(verdict, BaseException) for verdict in verdicts)
+        except BaseException:
+            self._leave(lent, keep=False)
+            if lent.preempted:
+                await self._again(job)
+                return
+            if len(job.works) > 1:
+                await self._one_by_one(job)
+                return
+            raise
+        self._leave(lent, keep=not failed)
+        if lent.preempted:
+            await self._again(job)
+        elif failed and len(job.works) > 1:
+            await self._one_by_one(job)
+        else:
+            self._clerk.judge(job, verdicts)
+
+    def use(self, lent: Lent) -> StoreTransaction:
+        """The open transaction, once it is this handler's turn; waits for it at the first use."""
+        if self._inside is lent and self._open is not None:
+            return self._open
+        if lent.ended:
+            raise NotStartedError("this transaction has ended: use it only while its handler runs")
+        while self._open is None or self._inside is not None or (lent.alone and self._ran):
+            if lent.alone and self._inside is None and self._open is not None:
+                self._finish()
+            self._waiting += 1
+            try:
+                wait_for(self._next_turn())
+            finally:
+                self._waiting -= 1
+        self._open.savepoint()
+        self._inside = lent
+        lent.used = True
+        return self._open
+
+    def _next_turn(self) -> "asyncio.Future[None]":
+        assert self._tasks is not None
+        if self._open is None and self._opening is None:
+            self._opening = self._tasks.create_task(self._begin())
+        if self._turn is None or self._turn.done():
+            self._turn = asyncio.get_running_loop().create_future()
+        return asyncio.shield(self._turn)
+
+    def _call_next(self) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    async def _begin(self) -> None:
+        try:
+            await self._clerk.committing.acquire()
+            try:
+                self._open = await self._store.begin()
+            except BaseException:
+                self._clerk.committing.release()
+                raise
+            self._ran = 0
+            self._look_soon()
+        except StoreError as error:
+            self._clerk.trouble(error)
+            await self._clock.sleep(PAUSE)
+        finally:
+            self._opening = None
+            self._call_next()
+
+    def _leave(self, lent: Lent, *, keep: bool) -> None:
+        """A handler has ended: what it wrote stays, or is undone."""
+        lent.ended = True
+        self._ran += len(lent.job.works)
+        self._busy = True
+        if self._inside is lent:
+            assert self._open is not None
+            if keep:
+                self._open.release()
+            else:
+                self._open.rollback()
+            self._inside = None
+            self._call_next()
+        if self._open is not None:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        """End the transaction, unless a handler has just run, or is about to."""
+        self._looking = False
+        if self._open is None:
+            return
+        if self._inside is not None:
+            if not self._inside.alone:
+                asyncio.get_running_loop().call_later(HELD, self._held, self._inside)
+            return
+        busy, self._busy = self._busy, False
+        if self._ran < MOST and (busy or self._waiting):
+            if self._waiting:
+                self._call_next()
+            self._look_soon()
+            return
+        self._finish()
+
+    def _held(self, lent: Lent) -> None:
+        """It still waits inside: undo it, and have it run again alone."""
+        if self._inside is not lent or self._open is None:
+            return
+        log.warning(
+            "handler %s waited more than %.0f ms inside its transaction, and holds up every other writer: it was rolled back and is run "
+            "again alone. Do what waits before the first use of the Transaction.",
+            lent.job.handler.name,
+            HELD * 1000,
+        )
+        self._open.rollback()
+        lent.ended = lent.preempted = True
+        self._inside = None
+        if lent.task is not None:
+            lent.task.cancel()
+        self._call_next()
+        self._look_soon()
+
+    async def _again(self, job: Job) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            task.uncancel()
+        again = Job(job.handler, job.works, job.group)
+        await self.run(again, alone=True)
+
+    async def _one_by_one(self, job: Job) -> None:
+        """Some of a batch failed: undo it all, and let each stand for itself."""
+        for work in job.works:
+            single = Job(job.handler, [work], job.group)
+            try:
+                await self.run(single)
+            except Exception as error:
+                self._clerk.judge(single, [error])
+
+    def _finish(self) -> None:
+        """Commit what the open transaction holds, with all else that is finished."""
+        transaction, self._open = self._open, None
+        assert transaction is not None
+        assert self._tasks is not None
+        batch = self._clerk.collect()
+        if batch is None:
+            self._tasks.create_task(self._settle(transaction.end(commit=False), None))
+            return
+        try:
+            transaction.apply(batch.page)
+        except BaseException as error:
+            transaction.end(commit=False)
+            self._clerk.committing.release()
+            self._clerk.trouble(error)
+            return
+        self._tasks.create_task(self._settle(transaction.end(commit=True), batch))
+
+    async def _settle(self, ended: Ended, batch: Batch | None) -> None:
+        try:
+            await ended
+            if batch is not None:
+                await self._clerk.committed(batch)
+        except StoreError as error:
+            self._clerk.trouble(error)
+        finally:
+            self._clerk.committing.release()
+            if self._turn is not None and not self._turn.done():
+                self._call_next()
+
+    def in_thread(self, job: Job) -> Callable[[], None]:
+        """Run a `def` handler where this is called; what is returned is called on the loop afterwards."""
+        handler = job.handler
+        if not handler.takes_transaction:
+            result = handler.call(job.argument, job.context, None)
+            return lambda: self._clerk.judge(job, self._clerk.verdicts(job, result))
+        lent = _Threaded(self._store)
+        try:
+            verdicts = self._clerk.verdicts(job, handler.call(job.argument, job.context, lent))
+        except BaseException:
+            lent.end(None)
+            if len(job.works) > 1:
+                return self._one_by_one_in_thread(job)
+            raise
+        if any(isinstance(verdict, BaseException) for verdict in verdicts):
+            lent.end(None)
+            if len(job.works) > 1:
+                return self._one_by_one_in_thread(job)
+        else:
+            committed = lent.end(self._clerk.page_of(job, verdicts))
+            for work in job.works:
+                work.committed = committed
+        return lambda: self._clerk.judge(job, verdicts)
+
+    def _one_by_one_in_thread(self, job: Job) -> Callable[[], None]:
+        finishes: list[Callable[[], None]] = []
+        for work in job.works:
+            single = Job(job.handler, [work], job.group)
+            try:
+                finishes.append(self.in_thread(single))
+            except Exception as error:
+                finishes.append(lambda single=single, error=error: self._clerk.judge(single, [error]))
+
+        def finish() -> None:
+            for each in finishes:
+                each()
+
+        return finish
+
+
+class _Threaded:
+    """The Transaction of a handler in a thread: one of its own, begun at its first use."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: StoreTransaction | None = None
+        self._ended = False
+
+    def _use(self) -> StoreTransaction:
+        if self._ended:
+            raise NotStartedError("this transaction has ended: use it only while its handler runs")
+        if self._open is None:
+            self._open = self._store.begin_now()
+        return self._open
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement; give its rows."""
+        return self._use().execute(sql, params)
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each row."""
+        self._use().executemany(sql, rows)
+
+    def end(self, page: Page | None) -> bool:
+        """Commit with this page, or roll back; tell whether there was anything to commit."""
+        self._ended = True
+        transaction, self._open = self._open, None
+        if transaction is None:
+            return False
+        if page is None:
+            transaction.end(commit=False)
+            return False
+        try:
+            transaction.apply(page)
+        except BaseException:
+            transaction.end(commit=False)
+            raise
+        transaction.end(commit=True).wait()
+        return True

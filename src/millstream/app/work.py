@@ -1,0 +1,133 @@
+"""One delivery on its way through a worker, and the partition that it belongs to."""
+
+from collections import deque
+from typing import Any
+
+from millstream.contracts.envelope import Envelope
+from millstream.core.broker import Delivery, Partition
+from millstream.core.handler import Context, Handler
+from millstream.core.observe import Kind
+from millstream.core.store import Parked
+
+
+class Owned:
+    """A partition that this worker owns: what is in flight, and which sequences are blocked."""
+
+    __slots__ = (
+        "blocked",
+        "chains",
+        "epoch",
+        "gone",
+        "in_flight",
+        "leaving",
+        "partition",
+        "paused",
+        "pending",
+        "retrying",
+        "suspect_upto",
+        "suspects",
+    )
+
+    def __init__(self, partition: Partition, epoch: int) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.gone = False
+        """Another owns it now: whatever still comes back for it is dropped."""
+        self.leaving = False
+        """It is being handed over: nothing more of it is taken up."""
+        self.paused = False
+        self.in_flight: deque[Work] = deque()
+        """In the order of the partition, from the first that is not settled."""
+        self.chains: dict[str, deque[Work]] = {}
+        """What is to be handled of each sequence, one after another."""
+        self.blocked: dict[str, int] = {}
+        """How many deliveries are parked of each sequence, those not yet committed included."""
+        self.pending: set[tuple[str, str]] = set()
+        """Source and id of what is in flight, where an event may be handled once only."""
+        self.retrying: set[int] = set()
+        """The parked deliveries that are in flight."""
+        self.suspect_upto = 0
+        """What lies before may have killed the last owner, and runs alone."""
+        self.suspects: dict[int, int] = {}
+
+    def block(self, sequence: str) -> None:
+        """Note one more parked delivery of a sequence."""
+        self.blocked[sequence] = self.blocked.get(sequence, 0) + 1
+
+    def unblock(self, sequence: str) -> None:
+        """Note that one of them has left."""
+        left = self.blocked.get(sequence, 0) - 1
+        if left > 0:
+            self.blocked[sequence] = left
+        else:
+            self.blocked.pop(sequence, None)
+
+
+class Work:
+    """What a worker knows of one delivery, from its arrival to its commit.
+
+    `kind` is None until it is known what becomes of it.
+    """
+
+    __slots__ = (
+        "attempt",
+        "committed",
+        "delivery",
+        "doom",
+        "envelope",
+        "error",
+        "handler",
+        "kind",
+        "mark",
+        "message",
+        "owned",
+        "park",
+        "parked",
+        "published",
+        "sequence",
+        "settled",
+        "started",
+        "worked",
+    )
+
+    def __init__(
+        self, delivery: Delivery, envelope: Envelope | None, owned: Owned, handler: Handler | None, message: object, sequence: str
+    ) -> None:
+        self.delivery = delivery
+        self.envelope = envelope
+        self.owned = owned
+        self.handler = handler
+        self.message = message
+        self.sequence = sequence
+        self.attempt = 1
+        self.parked: Parked | None = None
+        """Where it was waiting, if this is not its first attempt."""
+        self.kind: Kind | None = None
+        self.doom: tuple[str, str] | None = None
+        """Why it is to be parked when its turn comes, without an attempt: the reason, and the error's name."""
+        self.published: list[Envelope] = []
+        self.mark = False
+        self.park: Parked | None = None
+        self.error = ""
+        self.committed = False
+        """Its effects are in the store already; only the position has to follow."""
+        self.settled = False
+        self.started = self.worked = 0.0
+
+    def context(self, group: str) -> Context:
+        """What its handler may know."""
+        assert self.envelope is not None
+        return Context(self.envelope, group, self.attempt, self.parked.first_failure if self.parked else None)
+
+
+class Job:
+    """One call of a handler: for one delivery, or for a batch of different keys."""
+
+    __slots__ = ("argument", "context", "group", "handler", "works")
+
+    def __init__(self, handler: Handler, works: list[Work], group: str) -> None:
+        self.handler = handler
+        self.works = works
+        self.group = group
+        self.argument: Any = [work.message for work in works] if handler.is_batch else works[0].message
+        self.context: Context | None = works[0].context(group) if handler.takes_context else None

@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 DAILY, LOOK, ACT, CARE = "Daily work", "Look", "Act", "Care"
 
-#: Every command: where its code is, what it is for, and the heading it stands below.
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "new": ("millstream.cli.new:new", "Start a service: contracts, handlers and a test.", DAILY),
-    "dev": ("millstream.cli.dev:dev", "Run a service and restart it when its code changes.", DAILY),
-    "run": ("millstream.cli.run:run", "Run a service.", DAILY),
-    "demo": ("millstream.cli.demo:app", "Run an example system, and prove that it loses nothing.", DAILY),
-    "tail": ("millstream.cli.tail:tail", "Show events, the last ones and what follows.", LOOK),
-    "topics": ("millstream.cli.topics:app", "Show topics, and remove what retention no longer keeps.", LOOK),
-    "groups": ("millstream.cli.groups:app", "Show groups with their lag; pause, resume and forget them.", LOOK),
-    "trace": ("millstream.cli.trace:trace", "Show what an event caused, and what caused it.", LOOK),
-    "publish": ("millstream.cli.publish:publish", "Publish events.", ACT),
-    "dlq": ("millstream.cli.dlq:app", "Look at dead letters; redrive or discard them.", ACT),
-    "replay": ("millstream.cli.replay:replay", "Have a group handle events again.", ACT),
-    "backup": ("millstream.cli.backup:backup", "Copy a live file.", CARE),
-    "doctor": ("millstream.cli.doctor:doctor", "Check this machine, and say how to repair what is wrong.", CARE),
-    "bench": ("millstream.cli.bench:bench", "Measure the embedded broker on this machine.", CARE),
-    "completion": ("millstream.cli.completion:completion", "Print the completion script of a shell.", CARE),
-    "version": ("millstream.cli.version:version", "Print the version.", CARE),
+#: Every command, where its code is, and the heading it stands below.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "new": ("millstream.cli.new:new", DAILY),
+    "dev": ("millstream.cli.dev:dev", DAILY),
+    "run": ("millstream.cli.run:run", DAILY),
+    "demo": ("millstream.cli.demo:app", DAILY),
+    "tail": ("millstream.cli.tail:tail", LOOK),
+    "topics": ("millstream.cli.topics:app", LOOK),
+    "groups": ("millstream.cli.groups:app", LOOK),
+    "trace": ("millstream.cli.trace:trace", LOOK),
+    "publish": ("millstream.cli.publish:publish", ACT),
+    "dlq": ("millstream.cli.dlq:app", ACT),
+    "replay": ("millstream.cli.replay:replay", ACT),
+    "backup": ("millstream.cli.backup:backup", CARE),
+    "doctor": ("millstream.cli.doctor:doctor", CARE),
+    "bench": ("millstream.cli.bench:bench", CARE),
+    "completion": ("millstream.cli.completion:completion", CARE),
+    "version": ("millstream.cli.version:version", CARE),
 }
 
 
@@ -82,8 +82,8 @@ def commands() -> "App":
         result_action="return_value",
     )
     groups = {name: Group(name, sort_key=order) for order, name in enumerate((DAILY, LOOK, ACT, CARE))}
-    for order, (name, (path, help_, heading)) in enumerate(COMMANDS.items()):
-        app.command(path, name=name, help=help_, group=groups[heading], sort_key=order)
+    for order, (name, (path, heading)) in enumerate(COMMANDS.items()):
+        app.command(path, name=name, group=groups[heading], sort_key=order)
     app["--help"].group = Group("Help", sort_key=99)
     return app
 

@@ -3,18 +3,18 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 
 import apsw
 
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import FencedError, StoreError
+from millstream.contracts.errors import FencedError, NotStartedError, StoreError
 from millstream.core.broker import Partition
 from millstream.core.store import Assignment, Mark, Page, Parked, Request
 from millstream.stores.sqlite_connection import Connection
-from millstream.stores.sqlite_file import MEMBERS, NOTHING, SqliteFile
+from millstream.stores.sqlite_file import MEMBERS, NOTHING, Borrowed, SqliteFile
 from millstream.stores.sqlite_inbox import SqliteInbox
 from millstream.stores.sqlite_outbox import SqliteOutbox
 from millstream.stores.sqlite_parked import SqliteParked
@@ -153,23 +153,21 @@ class SqliteStore:
     async def commit(self, page: Page) -> None:
         await self.file.write(lambda connection: self.apply(connection, page))
 
+    async def begin(self) -> "SqliteTransaction":
+        return SqliteTransaction(self, await self.file.borrow())
+
+    def begin_now(self) -> "SqliteTransaction":
+        return SqliteTransaction(self, self.file.borrow_now())
+
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator["SqliteTransaction"]:
-        async with self.file.exclusive() as connection:
-            transaction = SqliteTransaction(self, connection)
-            try:
-                yield transaction
-            finally:
-                transaction.end()
-
-    @contextmanager
-    def transaction_now(self) -> Generator["SqliteTransaction"]:
-        with self.file.exclusive_now() as connection:
-            transaction = SqliteTransaction(self, connection)
-            try:
-                yield transaction
-            finally:
-                transaction.end()
+        transaction = await self.begin()
+        try:
+            yield transaction
+        except BaseException:
+            await transaction.end(commit=False)
+            raise
+        await transaction.end(commit=True)
 
     def apply(self, connection: Connection, page: Page) -> None:
         """Write a page inside a transaction that the caller ends."""
@@ -329,15 +327,16 @@ class SqliteStore:
 class SqliteTransaction:
     """The write transaction of a store's file, on the thread of whoever borrowed it."""
 
-    def __init__(self, store: SqliteStore, connection: Connection) -> None:
+    def __init__(self, store: SqliteStore, borrowed: Borrowed) -> None:
         self._store = store
-        self._connection: Connection | None = connection
+        self._borrowed = borrowed
 
     @property
     def _open(self) -> Connection:
-        if self._connection is None:
-            raise StoreError("this transaction has ended: use it only while its handler runs")
-        return self._connection
+        connection = self._borrowed.connection
+        if connection is None:
+            raise NotStartedError("this transaction has ended: use it only while its handler runs")
+        return connection
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._open.execute(sql, tuple(params)).fetchall()
@@ -358,6 +357,5 @@ class SqliteTransaction:
     def apply(self, page: Page) -> None:
         self._store.apply(self._open, page)
 
-    def end(self) -> None:
-        """Refuse whatever a handler tries with it from now on."""
-        self._connection = None
+    def end(self, *, commit: bool) -> Borrowed:
+        return self._borrowed.end(commit=commit)

@@ -10,9 +10,9 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future as ThreadFuture
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -39,6 +39,8 @@ SCHEMA_VERSION = 1
 BUSY = 5.0
 #: Writes gathered into one transaction; more would only delay the first of them.
 MOST_JOBS = 4096
+#: How a writing connection works: a checkpoint every 8 MB, and a WAL that grew is cut back to 64 MB.
+SETTINGS = ("wal_autocheckpoint=2000", f"journal_size_limit={64 << 20}", "temp_store=memory")
 
 #: What a write may be of interest for, beyond this process: new rows, or who owns what.
 ROWS, MEMBERS, NOTHING = b"r", b"m", b""
@@ -151,7 +153,9 @@ class SqliteFile:
             self._wake.close()
         for connection in (self._reader, self._writer):
             if connection is not None:
-                connection.close(force=True)
+                # What was acknowledged is in the WAL: a checkpoint that fails here loses nothing.
+                with contextlib.suppress(apsw.Error):
+                    connection.close(force=True)
         self._reader = self._writer = self._wake = None
 
     def _connect(self, *, read_only: bool = False) -> Connection:
@@ -159,7 +163,9 @@ class SqliteFile:
         connection = connect(self.path, flags=flags, vfs=self._vfs)
         connection.set_busy_timeout(int(BUSY * 1000))
         # The reader is opened writable, since WAL recovery may need it, and then held to reading.
-        connection.execute("pragma query_only=1" if read_only else f"pragma synchronous={self._synchronous}")
+        # One by one, and read to the end: a pragma that answers would keep those behind it from being run.
+        for setting in ("query_only=1",) if read_only else (f"synchronous={self._synchronous}", *SETTINGS):
+            connection.execute(f"pragma {setting}").fetchall()
         return connection
 
     def _prepare(self, connection: Connection) -> None:
@@ -178,7 +184,6 @@ class SqliteFile:
             )
         if connection.execute("pragma journal_mode=wal").fetchone() != ("wal",):
             raise StoreError(f"{self.path}: this file system cannot do WAL (a network drive?); use a local disk.")
-        connection.execute("pragma wal_autocheckpoint=2000; pragma journal_size_limit=67108864; pragma temp_store=memory")
         connection.execute("begin immediate")
         for schema in self._schemas:
             connection.execute(schema)
@@ -216,48 +221,27 @@ class SqliteFile:
         # Shielded: a write under way goes to its end whoever stops waiting for it.
         return await asyncio.shield(self.submit(write, wakes=wakes))
 
-    @asynccontextmanager
-    async def exclusive(self) -> AsyncGenerator[Connection]:
-        """The write connection in a transaction of its own: committed at the end, or rolled back on an error.
+    async def borrow(self) -> "Borrowed":
+        """The write connection in a transaction of its own; whoever gets it must call its `end`.
 
         The writer thread waits for the lock and syncs; statements run where the caller is.
         """
         loop = self._started()
         lent: asyncio.Future[Connection] = loop.create_future()
-        back: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        ended: asyncio.Future[None] = loop.create_future()
-
-        def lend(connection: Connection) -> None:
-            loop.call_soon_threadsafe(_resolve, lent, connection)
-            if not back.get():
-                raise _RolledBackError
-
-        ended.add_done_callback(lambda _: None if lent.done() else lent.cancel())
+        borrowed = Borrowed(self._returned)
+        borrowed.ended.add_done_callback(lambda _: loop.call_soon_threadsafe(lent.cancel))
         self._borrowers += 1
-        self._jobs.put(_Job(lend, ended, ROWS, lends=True))
+        self._jobs.put(_Job(borrowed.lend(lambda c: loop.call_soon_threadsafe(_resolve, lent, c)), borrowed.ended, ROWS, lends=True))
         try:
-            try:
-                connection = await lent
-            except BaseException:
-                back.put(False)  # noqa: FBT003
-                if ended.done() and not ended.cancelled() and (failed := ended.exception()) is not None:
-                    raise failed from None
-                ended.add_done_callback(_ignore)
-                raise
-            try:
-                yield connection
-            except BaseException:
-                back.put(False)  # noqa: FBT003
-                with contextlib.suppress(_RolledBackError):
-                    await asyncio.shield(ended)
-                raise
-            back.put(True)  # noqa: FBT003
-            await asyncio.shield(ended)
-        finally:
-            self._borrowers -= 1
+            borrowed.connection = await lent
+        except BaseException:
+            borrowed.end(commit=False)
+            if borrowed.ended.done() and (failed := borrowed.ended.exception()) is not None:
+                raise failed from None
+            raise
+        return borrowed
 
-    @contextmanager
-    def exclusive_now(self) -> Generator[Connection]:
+    def borrow_now(self) -> "Borrowed":
         """The same for a caller that cannot await: its thread is blocked until the transaction is free.
 
         Raises `StoreBusyError` after a while, or at once where it would wait for its own thread.
@@ -269,36 +253,25 @@ class SqliteFile:
                 "Nothing was written; end that one first."
             )
         lent: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
-        back: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        ended: ThreadFuture[None] = ThreadFuture()
-
-        def lend(connection: Connection) -> None:
-            lent.put(connection)
-            if not back.get():
-                raise _RolledBackError
-
-        ended.add_done_callback(lambda _: lent.put(None))
-        self._jobs.put(_Job(lend, ended, ROWS, lends=True))
+        borrowed = Borrowed(lambda: None)
+        borrowed.ended.add_done_callback(lambda _: lent.put(None))
+        self._jobs.put(_Job(borrowed.lend(lent.put), borrowed.ended, ROWS, lends=True))
         try:
             connection = lent.get(timeout=2 * BUSY)
         except queue.Empty:
-            back.put(False)  # noqa: FBT003
+            borrowed.end(commit=False)
             raise StoreBusyError(
                 f"{self.path}: another transaction of this process was open for over {2 * BUSY:g} s. Nothing was written; "
                 "try again, and wait for nothing inside a transaction."
             ) from None
         if connection is None:
-            ended.result()
+            borrowed.ended.result()
             raise StoreError(f"{self.path}: the store was closed before the transaction began.")
-        try:
-            yield connection
-        except BaseException:
-            back.put(False)  # noqa: FBT003
-            with contextlib.suppress(_RolledBackError):
-                ended.result()
-            raise
-        back.put(True)  # noqa: FBT003
-        ended.result()
+        borrowed.connection = connection
+        return borrowed
+
+    def _returned(self) -> None:
+        self._borrowers -= 1
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._thread is None or self._loop is None:
@@ -430,6 +403,46 @@ class SqliteFile:
             listener(kinds)
 
 
+class Borrowed:
+    """The write connection, lent until `end`; then what is left is to wait until the commit is on disk."""
+
+    def __init__(self, returned: Callable[[], None]) -> None:
+        self.connection: Connection | None = None
+        self.ended: ThreadFuture[None] = ThreadFuture()
+        self._returned = returned
+        self._back: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def lend(self, hand_over: Callable[[Connection], object]) -> Callable[[Connection], None]:
+        """What the writer thread does: hand the connection over, and wait until it is back."""
+
+        def write(connection: Connection) -> None:
+            hand_over(connection)
+            if not self._back.get():
+                raise _RolledBackError
+
+        return write
+
+    def end(self, *, commit: bool) -> Self:
+        """Give the connection back, at once."""
+        self.connection = None
+        self._returned()
+        self._back.put(commit)
+        if not commit:
+            self.ended.add_done_callback(lambda ended: ended.exception() if not ended.cancelled() else None)
+        return self
+
+    def __await__(self) -> Generator[Any, None, None]:
+        try:
+            yield from asyncio.shield(asyncio.wrap_future(self.ended)).__await__()
+        except _RolledBackError:
+            return
+
+    def wait(self) -> None:
+        """Block this thread until it is committed or rolled back."""
+        with contextlib.suppress(_RolledBackError):
+            self.ended.result()
+
+
 class _RolledBackError(Exception):
     """The borrower of the connection did not want it committed."""
 
@@ -441,8 +454,3 @@ def _resolve(future: "asyncio.Future[Any] | ThreadFuture[Any]", result: object, 
         future.set_result(result)
     else:
         future.set_exception(error)
-
-
-def _ignore(future: "asyncio.Future[Any]") -> None:
-    if not future.cancelled():
-        future.exception()

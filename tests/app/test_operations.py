@@ -51,7 +51,9 @@ async def broker(store: MemoryStore) -> AsyncIterator[MemoryBroker]:
         (Target(kind="time", micros=3), 0, 6, 0),
     ],
 )
-async def test_a_plan_says_what_comes_again_and_what_never_comes(broker: MemoryBroker, target: Target, to: int, again: int, skipped: int) -> None:
+async def test_a_plan_says_what_comes_again_and_what_never_comes(
+    broker: MemoryBroker, target: Target, to: int, again: int, skipped: int
+) -> None:
     """Nobody moves a group without knowing what that means."""
     plan = await operations.plan_replay(broker, "g", target)
 

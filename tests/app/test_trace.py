@@ -21,10 +21,10 @@ STOCK = derived_id("/shop", ORDER, "inventory", 0, MILLIS)
 MAIL = derived_id("/inventory", STOCK, "mailer", 0, MILLIS)
 
 
-def event(id: str, type: str, cause: str | None = None, attempt: str | None = None, *, topic: str | None = None, key: str = "o-1") -> Envelope:
+def event(id: str, type: str, cause: str | None = None, attempt: str | None = None, *, key: str = "o-1") -> Envelope:
     """An event that belongs to the order."""
     return Envelope(
-        id=id, source="/s", type=type, key=key, time=CLOCK.micros(), data=b"{}", topic=topic or type,
+        id=id, source="/s", type=type, key=key, time=CLOCK.micros(), data=b"{}", topic=type,
         correlation=ORDER if cause else None, causation=cause, attempt=attempt,
     )  # fmt: skip
 

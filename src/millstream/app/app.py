@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from millstream.app.connect import MEMORY, connect_broker, connect_store
 from millstream.app.relay import Relay
-from millstream.app.settings import resolve
+from millstream.app.settings import Settings, resolve
 from millstream.app.sync import SyncApp
 from millstream.app.system_clock import SystemClock
 from millstream.app.worker import GroupWorker, WorkerStuckError
@@ -169,6 +169,10 @@ class App:
         """Say where to work, before it is opened; this goes before everything else."""
         self._flags = {"broker": broker, "store": store}
 
+    def settings(self) -> Settings:
+        """Where it works, and who said so."""
+        return resolve(flag=self._flags, code=self._code)
+
     @property
     def broker(self) -> Broker:
         """The open broker."""
@@ -204,7 +208,7 @@ class App:
         if self._broker is not None:
             raise NotStartedError(f"app {self.name!r} is open already")
         self._handlers = self.handlers()
-        settings = resolve(flag=self._flags, code=self._code)
+        settings = self.settings()
         self._outbox_changed = asyncio.Event()
         async with AsyncExitStack() as stack:
             broker = connect_broker(settings.broker, self.clock)

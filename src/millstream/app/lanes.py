@@ -4,11 +4,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from millstream.app.transactions import Clerk, Transactions
 from millstream.app.waiting import Patient
-from millstream.app.work import Job, Work
+from millstream.app.work import IN_HAND, Job, Work
 from millstream.contracts.errors import FencedError, HandlerTimeoutError, StoreError
 from millstream.core.clock import Clock
 from millstream.core.handler import Handler
@@ -146,7 +148,8 @@ class Lanes:
                 break
             if not self._waits(work):
                 context = work.context(self._group) if takes_context else None
-                lane.works = (work,)
+                lane.works = works = (work,)
+                IN_HAND.set(works)
                 work.started = lane.started = monotonic()
                 try:
                     result = await call(work.message, context, None)
@@ -183,6 +186,7 @@ class Lanes:
         """Run one job to its end, and have its deliveries judged."""
         handler, works, clerk = job.handler, job.works, self._clerk
         lane.handler, lane.works = handler, works
+        IN_HAND.set(works)
         lane.started = started = self._clock.monotonic()
         for work in works:
             work.started = started
@@ -203,7 +207,7 @@ class Lanes:
 
     async def _in_thread(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        lane.thread = loop.run_in_executor(self._threads, self._transactions.in_thread, job)
+        lane.thread = loop.run_in_executor(self._threads, partial(copy_context().run, self._transactions.in_thread, job))
         try:
             finish: Callable[[], None] = await asyncio.shield(lane.thread)
         except asyncio.CancelledError:

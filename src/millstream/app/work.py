@@ -1,6 +1,8 @@
 """One delivery on its way through a worker, and the partition that it belongs to."""
 
 from collections import deque
+from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from millstream.contracts.envelope import Envelope
@@ -8,6 +10,9 @@ from millstream.core.broker import Delivery, Partition
 from millstream.core.handler import Context, Handler
 from millstream.core.observe import Kind
 from millstream.core.store import Parked
+
+#: What this task or thread works on, for log lines; whatever a handler starts inherits it.
+IN_HAND: ContextVar[Sequence["Work"]] = ContextVar("millstream.in_hand", default=())
 
 
 class Owned:

@@ -168,9 +168,9 @@ class MemoryStore:
                     writer.execute("commit")
                 for publish in transaction.publishing:
                     publish()
-        except BaseException:
+        except apsw.Error as error:
             commit = False
-            raise
+            raise StoreError(f"the transaction could not be committed, and nothing of it was kept: {error}") from error
         finally:
             if not commit:
                 transaction.undo()
@@ -196,6 +196,10 @@ class MemoryStore:
             transaction.apply(page)
 
     async def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self.read_now(sql, params)
+
+    def read_now(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The same without waiting, which memory never needs to."""
         _, reader = self._open
         with self._committing:
             return reader.execute(sql, tuple(params)).fetchall()
@@ -361,9 +365,9 @@ class MemoryTransaction:
     """The write transaction: every change of a dictionary leaves behind how to undo it."""
 
     def __init__(self, store: MemoryStore, connection: apsw.Connection, turn: Future[None]) -> None:
-        self._turn = turn
         self.publishing: list[Callable[[], None]] = []
         """What makes the events of its pages public once everything is committed."""
+        self._turn = turn
         self._store = store
         self._tables = store.tables
         self._connection: apsw.Connection | None = connection
@@ -492,7 +496,7 @@ class MemoryTransaction:
 
 
 class MemoryEnded:
-    """The end of a transaction that took no time."""
+    """The end of a transaction that took no time; see `core.store.Ended`."""
 
     def __init__(self, error: Exception | None) -> None:
         self._error = error

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 from millstream.app.transactions import Clerk, Transactions
@@ -207,7 +206,8 @@ class Lanes:
 
     async def _in_thread(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        lane.thread = loop.run_in_executor(self._threads, partial(copy_context().run, self._transactions.in_thread, job))
+        context, work = copy_context(), self._transactions.in_thread
+        lane.thread = loop.run_in_executor(self._threads, lambda: context.run(work, job))
         try:
             finish: Callable[[], None] = await asyncio.shield(lane.thread)
         except asyncio.CancelledError:

@@ -42,7 +42,8 @@ class Place:
         from millstream.cli.target import load
 
         app = load(settings.app)
-        return resolve(flag=flag, code={"broker": app.broker_url, "store": app.store_url}), app
+        app.configure(broker=self.broker, store=self.store)
+        return app.settings(), app
 
 
 HERE = Place()

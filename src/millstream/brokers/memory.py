@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import math
 import threading
 import time
@@ -49,6 +50,8 @@ GRACE = 10.0
 class _Stored(NamedTuple):
     """An event in a log; its position is its place there."""
 
+    number: int
+    """Its place among the events of all logs."""
     at: int
     envelope: Envelope | None
     message: Message | None
@@ -93,6 +96,7 @@ class MemoryBroker:
         self._topics: dict[str, Topic] = {}
         self._groups: dict[str, _Members] = {}
         self._marks: dict[str, int] = {}
+        self._numbers = itertools.count()
         self._listeners: list[MemoryListener] = []
         self._bells: set[asyncio.Event] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -232,7 +236,7 @@ class MemoryBroker:
         for e in envelopes:
             partitions = self._make_topic(Topic(name=e.topic)).partitions or 1
             number = partition_of(e.id if e.key is None else e.key, partitions)
-            self.logs[Partition(e.topic, number)].events.append(_Stored(now, e, None))
+            self.logs[Partition(e.topic, number)].events.append(_Stored(next(self._numbers), now, e, None))
         self._wake()
 
     def _store_raw(self, message: Message) -> None:
@@ -245,7 +249,7 @@ class MemoryBroker:
             topic=message.topic, body=message.body, key=message.key, headers=message.headers, time=message.time or now,
             source=f"memory:/{quote(message.topic, safe='')}", id=f"{number}-{log.head}",
         )  # fmt: skip
-        log.events.append(_Stored(now, None, named))
+        log.events.append(_Stored(next(self._numbers), now, None, named))
 
     async def relayed(self, store: str) -> int:
         return self._marks.get(store, 0)
@@ -267,6 +271,15 @@ class MemoryBroker:
         start = position - log.first
         stored = [log.events[index] for index in range(start, min(start + most, len(log.events)))]
         return [Delivery(partition, position + n, event.envelope, event.message) for n, event in enumerate(stored)]
+
+    def history(self) -> list[Delivery]:
+        """All that the logs still have, of every topic, in the order in which it was stored."""
+        numbered = [
+            (event.number, Delivery(partition, log.first + n, event.envelope, event.message))
+            for partition, log in self.logs.items()
+            for n, event in enumerate(log.events)
+        ]
+        return [delivery for _, delivery in sorted(numbered, key=lambda pair: pair[0])]
 
     async def bounds(self, topic: str) -> Sequence[tuple[Partition, int, int]]:
         return [(p, self.logs[p].first, self.logs[p].head) for p in self._partitions(topic)]

@@ -1,6 +1,7 @@
 """What helps to test services, brokers and stores, in Millstream and in what is built on it."""
 
 from millstream.testing.broker_suite import BrokerSuite
+from millstream.testing.harness import TestApp
 from millstream.testing.manual_clock import ManualClock
 
-__all__ = ["BrokerSuite", "ManualClock"]
+__all__ = ["BrokerSuite", "ManualClock", "TestApp"]

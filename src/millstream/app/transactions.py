@@ -28,7 +28,7 @@ HELD = 0.05
 #: After the store has failed it is left alone for so many seconds.
 PAUSE = 0.2
 #: Deliveries of one transaction; more would only delay the first of them.
-MOST = 500
+MOST = 1000
 
 Verdict = list[Envelope] | BaseException
 
@@ -149,7 +149,7 @@ class Transactions:
         try:
             result = await job.handler.call(job.argument, job.context, lent)
             verdicts = self._clerk.verdicts(job, result)
-            failed = any(isinstance(verdict, BaseException) for verdict in verdicts)
+            failed = not all(type(verdict) is list for verdict in verdicts)
         except BaseException:
             self._leave(lent, keep=False)
             if lent.preempted:

@@ -28,8 +28,8 @@ from millstream.contracts.errors import (
     StoreFullError,
     TooLargeError,
 )
-from millstream.contracts.ids import derived_id
-from millstream.contracts.message import codec_for, contract_of, key_of
+from millstream.contracts.ids import LAST_MILLIS, derived_id
+from millstream.contracts.message import codec_for, key_of, publisher_of
 from millstream.core.broker import Assigned, Broker, Deliveries, Delivery, Lost, Message, Partition, Revoked, Subscription
 from millstream.core.clock import Clock
 from millstream.core.handler import Handler, messages_of, verdicts_of
@@ -40,7 +40,7 @@ from millstream.core.store import Mark, Page, Parked, ParkState, Store
 log = logging.getLogger("millstream.worker")
 
 #: Deliveries taken at a time.
-PAGE = 500
+PAGE = 1000
 #: Deliveries that may be in the hands of handlers, and in flight of one partition.
 MOST_IN_FLIGHT = 2 * PAGE
 #: After so many attempts that killed the process a delivery is parked.
@@ -512,8 +512,10 @@ class GroupWorker:
         """For each delivery of a job: the events to publish, or why it failed."""
         name = job.handler.name
         if not job.handler.is_batch:
-            published = job.context.published if job.context else []
-            return [self._verdict(job.works[0], [*published, *messages_of(result, name)])]
+            messages = messages_of(result, name)
+            if job.context is not None and job.context.published:
+                messages = [*job.context.published, *messages]
+            return [self._verdict(job.works[0], messages)]
         verdicts: list[Verdict] = []
         for work, verdict in zip(job.works, verdicts_of(result, len(job.works), name), strict=True):
             if isinstance(verdict, BaseException):
@@ -561,18 +563,19 @@ class GroupWorker:
         now, largest = self._clock.micros(), self._broker.features.largest
         correlation, attempt = cause.correlation or cause.id, f"{self.group}/{work.attempt}"
         made: list[Envelope] = []
+        millis = min(max(cause.time, 0) // 1000, LAST_MILLIS)
         for ordinal, message in enumerate(messages):
-            contract = contract_of(message)
-            data = codec_for(contract).encode(message)
+            contract, encode, key = publisher_of(type(message))
+            data = encode(message)
             if len(data) > largest:
                 raise TooLargeError(f"a {contract.name} of {len(data)} bytes is more than the {largest} that {self._broker.name} takes")
             made.append(
                 Envelope(
                     # From the input alone, so that whoever handles the input again publishes what is known already.
-                    id=derived_id(cause.source, cause.id, self.group, ordinal, cause.time // 1000),
+                    id=derived_id(cause.source, cause.id, self.group, ordinal, millis),
                     source=self._source,
                     type=contract.name,
-                    key=key_of(message),
+                    key=None if key is None else key_of(message),
                     time=now,
                     data=data,
                     version=contract.version,

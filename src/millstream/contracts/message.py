@@ -83,6 +83,21 @@ def contract_of(cls_or_instance: object) -> Contract:
     )
 
 
+class Publisher(NamedTuple):
+    """All that publishing a message of one type takes, looked up once."""
+
+    contract: Contract
+    encode: Callable[[object], bytes]
+    key: str | None
+
+
+@lru_cache(maxsize=4096)
+def publisher_of(cls: type[Any]) -> Publisher:
+    """How messages of a decorated class are published; raises ContractError where it is none."""
+    contract = contract_of(cls)
+    return Publisher(contract, codec_for(contract).encode, contract.key)
+
+
 def key_of(message: object) -> str | None:
     """The key of one message as text, or None where its contract declares no key."""
     contract = contract_of(message)

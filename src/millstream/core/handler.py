@@ -300,6 +300,8 @@ def messages_of(result: object, handler: str) -> list[object]:
     """The events that a handler returned: None, one, or several."""
     if result is None:
         return []
+    if "__millstream__" in type(result).__dict__:
+        return [result]
     several: list[object] = list(result) if isinstance(result, (list, tuple)) else [result]  # pyright: ignore[reportUnknownArgumentType]
     for message in several:
         if "__millstream__" not in type(message).__dict__:

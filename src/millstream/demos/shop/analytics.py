@@ -1,38 +1,30 @@
 """Counts what happens, in a read model of its own, and shows it live."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from datetime import datetime
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-
 from millstream import App, Transaction
-from millstream.demos.shop.catalogue import BY_SKU, money
-from millstream.demos.shop.contracts import (
-    ConfirmationSent,
-    OrderPlaced,
-    OrderRejected,
-    StockReserved,
-    order_total,
-)
+from millstream.demos.shop.catalogue import money, name_of
+from millstream.demos.shop.contracts import ConfirmationSent, OrderPlaced, OrderRejected, StockReserved, order_total
 from millstream.demos.shop.crash import crash_points
 from millstream.demos.shop.inventory import PATIENT
 from millstream.demos.shop.options import Settings
 from millstream.demos.shop.process import run_together
 from millstream.demos.shop.ready import announce
 from millstream.demos.shop.unprotected import Sql, handle_unprotected
-from millstream.demos.shop.web import Server, as_event, middleware, page, static_routes
 
 STEPS = ("placed", "reserved", "rejected", "mailed")
-REFRESH = 0.25
-KEEP_ALIVE = 15.0
+#: Orders and revenue are also counted by when the order was placed, in spans of so many seconds.
+SPAN = 5
+SPANS_SHOWN = 60
+TOP = 6
 
 SCHEMA = """
 create table if not exists totals (name text primary key, value integer not null);
 create table if not exists products (sku text primary key, quantity integer not null, revenue integer not null);
+create table if not exists spans (span integer primary key, orders integer not null, revenue integer not null);
 create table if not exists effects (order_id text not null, effect text not null);
 create index if not exists effects_by_order on effects (order_id);
 """
@@ -45,9 +37,12 @@ def count(db: Sql, event: ShopEvent) -> None:
     match event:
         case OrderPlaced():
             step = "placed"
+            _add_to_span(db, event.placed_at, orders=1)
         case StockReserved():
             step = "reserved"
-            _add(db, "revenue", order_total(event.lines))
+            total = order_total(event.lines)
+            _add(db, "revenue", total)
+            _add_to_span(db, event.placed_at, revenue=total)
             for line in event.lines:
                 db.execute(
                     "insert into products values (?, ?, ?) on conflict (sku) do update "
@@ -69,17 +64,25 @@ def _add(db: Sql, name: str, amount: int) -> None:
     )
 
 
+def _add_to_span(db: Sql, at: datetime, *, orders: int = 0, revenue: int = 0) -> None:
+    db.execute(
+        "insert into spans values (?, ?, ?) on conflict (span) do update "
+        "set orders = orders + excluded.orders, revenue = revenue + excluded.revenue",
+        (int(at.timestamp()) // SPAN, orders, revenue),
+    )
+
+
 def build(settings: Settings) -> App:
     """The analytics service."""
     app = App("analytics", broker=settings.broker_url, store=settings.store_url("analytics"), schema=SCHEMA)
-    if not settings.protections.handlers_protected:
+
+    if not settings.protections.all_on:
         handle_unprotected(
             app,
             OrderPlaced,
             StockReserved,
             OrderRejected,
             ConfirmationSent,
-            path=settings.database("analytics"),
             business=count,
             protections=settings.protections,
             points=crash_points(settings, "analytics"),
@@ -96,60 +99,37 @@ def build(settings: Settings) -> App:
 
 async def figures(app: App) -> dict[str, Any]:
     """Everything the dashboard shows."""
-    totals = dict(await app.read("select name, value from totals", ()))
-    products = await app.read(
-        "select sku, quantity, revenue from products order by revenue desc, sku limit 6",
-        (),
-    )
+    totals: dict[str, int] = dict(await app.read("select name, value from totals"))  # type: ignore[arg-type]
+    products = await app.read("select sku, quantity, revenue from products order by revenue desc, sku limit ?", (TOP,))
+    last = int(time.time()) // SPAN
+    spans = {
+        span: (orders, revenue)
+        for span, orders, revenue in await app.read("select * from spans where span > ?", (last - SPANS_SHOWN,))
+    }
     return {
         "revenue": money(totals.get("revenue", 0)),
+        "orders_per_minute": sum(orders for span, (orders, _) in spans.items() if last - 60 // SPAN <= span < last),
         "funnel": [{"name": step, "count": totals.get(step, 0)} for step in STEPS],
         "products": [
-            {
-                "name": BY_SKU[sku].name if sku in BY_SKU else sku,
-                "quantity": quantity,
-                "revenue": money(revenue),
-                "cents": revenue,
-            }
+            {"name": name_of(sku), "quantity": quantity, "revenue": money(revenue), "cents": revenue}
             for sku, quantity, revenue in products
         ],
+        "span_seconds": SPAN,
+        "spans": [_span(span, *spans.get(span, (0, 0))) for span in range(last - SPANS_SHOWN + 1, last + 1)],
     }
 
 
-def site(app: App, stop: asyncio.Event) -> Starlette:
-    """The dashboard, its stream, and the same figures as JSON."""
-
-    async def dashboard(request: Request) -> Response:
-        return page("dashboard.html", title="Shop dashboard")
-
-    async def as_json(request: Request) -> Response:
-        return JSONResponse(await figures(app), headers={"cache-control": "no-store"})
-
-    async def changes() -> AsyncIterator[str]:
-        shown: dict[str, Any] | None = None
-        silent = 0.0
-        yield "retry: 500\n\n"
-        while not stop.is_set():
-            current = await figures(app)
-            if current != shown:
-                shown, silent = current, 0.0
-                yield as_event(current)
-            elif silent >= KEEP_ALIVE:
-                silent = 0.0
-                yield ": still here\n\n"
-            await asyncio.sleep(REFRESH)
-            silent += REFRESH
-
-    async def live(request: Request) -> Response:
-        return StreamingResponse(changes(), media_type="text/event-stream", headers={"cache-control": "no-store"})
-
-    routes = [Route("/", dashboard), Route("/figures", as_json), Route("/live", live)]
-    return Starlette(routes=[*routes, *static_routes()], middleware=middleware())
+def _span(span: int, orders: int, cents: int) -> dict[str, Any]:
+    return {"at": span * SPAN, "orders": orders, "cents": cents, "revenue": money(cents)}
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Project and show until stopped."""
+    from millstream.demos.shop.analytics_site import analytics_site
+    from millstream.demos.shop.web import Pages, Server
+
     app = build(settings)
     async with app:
         announce(settings, "analytics")
-        await run_together(Server(site(app, stop), settings.listening["dashboard"]), stop, app.run(stop))
+        web = analytics_site(app, Pages(settings, "Dashboard"), stop)
+        await run_together(Server(web, settings.listening["dashboard"]), stop, app.run(stop))

@@ -7,19 +7,18 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import apsw
-
 from millstream.demos.shop.journal import answers, injections
 from millstream.demos.shop.spool import Spool
+from millstream.demos.shop.tables import STORES, Logged, dead_letters, log, rows
 
 SHOWN = 5
-#: The only knowledge of the framework's tables: what a store parks, and what its outbox holds.
-DEAD_LETTERS = "select source, event_id, data from store_parked where state = 'dead'"
-WAITING = "select (select count(*) from store_parked where state != 'dead') + (select count(*) from store_outbox)"
+#: Who handles what the poison pretends to be.
 POISONED_SERVICES = ("inventory", "analytics")
+SPAN_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +53,35 @@ class Order:
 
 
 @dataclass(slots=True)
+class Sold:
+    """What an order brought in, according to the log."""
+
+    placed_at: float
+    lines: tuple[tuple[str, int, int], ...]
+
+    @property
+    def total(self) -> int:
+        return sum(quantity * price for _, quantity, price in self.lines)
+
+
+@dataclass(slots=True)
 class Evidence:
     """Everything the auditor looks at, read once."""
 
     answered: dict[str, set[str]]
     orders: dict[str, Order]
     published: dict[str, dict[str, set[tuple[str, str]]]]
+    placed: dict[str, Sold]
+    sold: dict[str, Sold]
     outcomes: Counter[tuple[str, str]]
     stock: dict[str, tuple[int, int]]
     reserved: dict[str, Counter[str]]
     effects: dict[str, Counter[tuple[str, str]]]
     totals: dict[str, int]
     products: dict[str, tuple[int, int]]
-    poison: dict[tuple[str, str], bytes]
-    dead: dict[str, list[tuple[str, str, bytes]]]
+    spans: dict[int, tuple[int, int]]
+    poison: list[bytes]
+    dead: dict[str, list[bytes]]
     mails: Counter[str] | None
     log_size: int
 
@@ -80,71 +94,64 @@ class Evidence:
         return {order for order, effect in self.effects["inventory"] if effect == "rejected"}
 
 
-def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
-    """A query on a database file that cannot change it."""
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        connection.set_busy_timeout(5000)
-        return connection.execute(sql).fetchall()
-    finally:
-        connection.close()
-
-
-def gather(data: Path, *, own_mail_server: bool) -> Evidence:
+def gather(folder: Path, *, own_mail_server: bool) -> Evidence:
     """Read the ground truth of the shop in this folder."""
     answered: dict[str, set[str]] = defaultdict(set)
-    for answer in answers(data).entries():
+    for answer in answers(folder).entries():
         answered[answer["key"]].add(answer["order_id"])
-    poison = {
-        (entry["source"], entry["id"]): bytes.fromhex(entry["data"])
-        for entry in injections(data).entries()
-        if entry["kind"] == "poison"
-    }
+    poison = [bytes.fromhex(entry["data"]) for entry in injections(folder).entries() if entry["kind"] == "poison"]
+    entries = log(folder)
+    is_poison = set(poison)
+    events = [each for each in entries if each.data not in is_poison]
     published: dict[str, dict[str, set[tuple[str, str]]]] = defaultdict(lambda: defaultdict(set))
-    log = rows(data / "broker.db", "select type, key, source, id from broker_event")
-    for type_name, key, source, event_id in log:
-        if (source, event_id) not in poison:
-            published[type_name][key].add((source, event_id))
+    for event in events:
+        published[event.type][str(event.key)].add((event.source, event.id))
     reserved: dict[str, Counter[str]] = defaultdict(Counter)
-    for order_id, sku, quantity in rows(data / "inventory.db", "select order_id, sku, quantity from reservations"):
+    for order_id, sku, quantity in rows(folder / "inventory.db", "select order_id, sku, quantity from reservations"):
         reserved[order_id][sku] += quantity
     return Evidence(
         answered=answered,
-        orders={order_id: _order(total, lines) for order_id, total, lines in _orders(data)},
+        orders=_orders(folder / "storefront.db"),
         published=published,
-        outcomes=Counter(rows(data / "storefront.db", "select order_id, outcome from outcomes")),  # type: ignore[arg-type]
-        stock={sku: (initial, left) for sku, initial, left in rows(data / "inventory.db", "select * from stock")},
+        placed=_sold(events, "order.placed"),
+        sold=_sold(events, "stock.reserved"),
+        outcomes=_counted(folder / "storefront.db", "select order_id, outcome from outcomes"),
+        stock={sku: (initial, left) for sku, initial, left in rows(folder / "inventory.db", "select * from stock")},
         reserved=reserved,
-        effects={name: _effects(data / f"{name}.db") for name in ("inventory", "mailer", "analytics")},
-        totals=dict(rows(data / "analytics.db", "select name, value from totals")),  # type: ignore[arg-type]
-        products={sku: (n, cents) for sku, n, cents in rows(data / "analytics.db", "select * from products")},
+        effects={
+            name: _counted(folder / f"{name}.db", "select order_id, effect from effects")
+            for name in ("inventory", "mailer", "analytics")
+        },
+        totals={name: value for name, value in rows(folder / "analytics.db", "select name, value from totals")},
+        products={sku: (n, cents) for sku, n, cents in rows(folder / "analytics.db", "select * from products")},
+        spans={span: (n, cents) for span, n, cents in rows(folder / "analytics.db", "select * from spans")},
         poison=poison,
-        dead={name: dead_letters(data / f"{name}.db") for name in ("storefront", "inventory", "mailer", "analytics")},
-        mails=Spool(data / "spool").deliveries() if own_mail_server else None,
-        log_size=len(log),
+        dead={name: dead_letters(folder, name) for name in STORES},
+        mails=Spool(folder / "spool").deliveries() if own_mail_server else None,
+        log_size=len(entries),
     )
 
 
-def _orders(data: Path) -> list[tuple[Any, ...]]:
-    return rows(data / "storefront.db", "select order_id, total, lines from orders")
+def _orders(path: Path) -> dict[str, Order]:
+    return {
+        order_id: Order(total, tuple((line["sku"], line["quantity"], line["unit_price"]) for line in json.loads(lines)))
+        for order_id, total, lines in rows(path, "select order_id, total, lines from orders")
+    }
 
 
-def _order(total: int, lines: str) -> Order:
-    return Order(total, tuple((line["sku"], line["quantity"], line["unit_price"]) for line in json.loads(lines)))
+def _sold(events: Iterable[Logged], type_name: str) -> dict[str, Sold]:
+    """Each order once, however often the log has it."""
+    found: dict[str, Sold] = {}
+    for event in events:
+        if event.type == type_name:
+            body = json.loads(event.data)
+            lines = tuple((line["sku"], line["quantity"], line["unit_price"]) for line in body["lines"])
+            found[body["order_id"]] = Sold(datetime.fromisoformat(body["placed_at"]).timestamp(), lines)
+    return found
 
 
-def _effects(path: Path) -> Counter[tuple[str, str]]:
-    return Counter(rows(path, "select order_id, effect from effects"))  # type: ignore[arg-type]
-
-
-def dead_letters(path: Path) -> list[tuple[str, str, bytes]]:
-    """Source, id and bytes of each dead letter in a service's store."""
-    return rows(path, DEAD_LETTERS)  # type: ignore[return-value]
-
-
-def waiting_in_store(path: Path) -> int:
-    """Deliveries that wait for a retry, and events on their way to the broker."""
-    return rows(path, WAITING)[0][0]
+def _counted(path: Path, sql: str) -> Counter[tuple[str, str]]:
+    return Counter((first, second) for first, second in rows(path, sql))
 
 
 def audit(evidence: Evidence) -> list[Invariant]:
@@ -161,10 +168,10 @@ def audit(evidence: Evidence) -> list[Invariant]:
             sorted(evidence.orders),
             lambda order: _one_end(evidence, order),
         ),
-        _check("stock: initial - reserved = on hand", sorted(evidence.stock), lambda sku: _stock(evidence, sku)),
+        _check("stock: initial - reserved = on hand, never below zero", sorted(evidence.stock), lambda sku: _stock(evidence, sku)),
         _check("one effect per order per service", _expected_effects(evidence), _one_effect),
         _mails(evidence),
-        _check("dashboard totals = totals of the services' databases", _totals(evidence), _equal),
+        _check("dashboard totals = recomputed from the log", _totals(evidence), _equal),
         _check("each poison event is a dead letter, bytes intact", _poisoned(evidence), _kept),
         _check("nothing but poison is a dead letter", _dead(evidence), lambda dead: _only_poison(evidence, *dead)),
     ]
@@ -251,51 +258,59 @@ def _mails(evidence: Evidence) -> Invariant:
 
 
 def _totals(evidence: Evidence) -> Iterable[tuple[str, int, int]]:
-    """For each figure of the dashboard: its name, what it shows, what the ledgers say."""
-    reserved = [evidence.orders[order] for order in evidence.reserved_orders & evidence.orders.keys()]
+    """For each figure of the dashboard: its name, what it shows, and what the log says."""
+    published = evidence.published
     truth = {
-        "placed": len(evidence.orders),
-        "reserved": len(evidence.reserved_orders),
-        "rejected": len(evidence.rejected_orders),
-        "mailed": len(evidence.reserved_orders),
-        "revenue": sum(order.total for order in reserved),
+        "placed": len(published["order.placed"]),
+        "reserved": len(published["stock.reserved"]),
+        "rejected": len(published["order.rejected"]),
+        "mailed": len(published["confirmation.sent"]),
+        "revenue": sum(order.total for order in evidence.sold.values()),
     }
     for name, value in truth.items():
         yield name, evidence.totals.get(name, 0), value
-    sold: Counter[str] = Counter()
+    quantities: Counter[str] = Counter()
     earned: Counter[str] = Counter()
-    for order in reserved:
+    for order in evidence.sold.values():
         for sku, quantity, price in order.lines:
-            sold[sku] += quantity
+            quantities[sku] += quantity
             earned[sku] += quantity * price
-    for sku in sorted(sold.keys() | evidence.products.keys()):
+    for sku in sorted(quantities.keys() | evidence.products.keys()):
         quantity, revenue = evidence.products.get(sku, (0, 0))
-        yield f"{sku} sold", quantity, sold[sku]
+        yield f"{sku} sold", quantity, quantities[sku]
         yield f"{sku} revenue", revenue, earned[sku]
+    orders = Counter(int(order.placed_at) // SPAN_SECONDS for order in evidence.placed.values())
+    revenues: Counter[int] = Counter()
+    for order in evidence.sold.values():
+        revenues[int(order.placed_at) // SPAN_SECONDS] += order.total
+    for span in sorted(orders.keys() | revenues.keys() | evidence.spans.keys()):
+        shown = evidence.spans.get(span, (0, 0))
+        yield f"orders at {span * SPAN_SECONDS}", shown[0], orders[span]
+        yield f"revenue at {span * SPAN_SECONDS}", shown[1], revenues[span]
 
 
 def _equal(figure: tuple[str, int, int]) -> str | None:
     name, shown, truth = figure
-    return None if shown == truth else f"{name}: the dashboard says {shown}, the databases say {truth}"
+    return None if shown == truth else f"{name}: the dashboard says {shown}, the log says {truth}"
 
 
-def _poisoned(evidence: Evidence) -> Iterable[tuple[str, str, int]]:
+def _poisoned(evidence: Evidence) -> Iterable[tuple[str, bytes, int]]:
     """For each service and poison event: how many dead letters with its bytes there are."""
     for service in POISONED_SERVICES:
-        for (source, event_id), body in evidence.poison.items():
-            yield service, event_id, evidence.dead[service].count((source, event_id, body))
+        for body in evidence.poison:
+            yield service, body, evidence.dead[service].count(body)
 
 
-def _kept(case: tuple[str, str, int]) -> str | None:
-    service, event_id, times = case
-    return None if times == 1 else f"{service}: poison {event_id} is there {times} times as a dead letter"
+def _kept(case: tuple[str, bytes, int]) -> str | None:
+    service, body, times = case
+    return None if times == 1 else f"{service}: {body!r} is there {times} times as a dead letter"
 
 
-def _dead(evidence: Evidence) -> Iterable[tuple[str, str, str]]:
+def _dead(evidence: Evidence) -> Iterable[tuple[str, bytes]]:
     for service, letters in evidence.dead.items():
-        for source, event_id, _ in letters:
-            yield service, source, event_id
+        for body in letters:
+            yield service, body
 
 
-def _only_poison(evidence: Evidence, service: str, source: str, event_id: str) -> str | None:
-    return None if (source, event_id) in evidence.poison else f"{service}: {source} {event_id} is a dead letter"
+def _only_poison(evidence: Evidence, service: str, body: bytes) -> str | None:
+    return None if body in evidence.poison else f"{service}: {body[:80]!r} is a dead letter"

@@ -1,5 +1,7 @@
 """What the services of the shop tell each other. Money is in integer cents."""
 
+from datetime import datetime
+
 import msgspec
 
 from millstream import event
@@ -24,6 +26,7 @@ class OrderPlaced(msgspec.Struct, frozen=True):
     order_id: str
     email: str
     lines: list[Line]
+    placed_at: datetime
 
 
 @event("stock.reserved", key="order_id")
@@ -33,6 +36,7 @@ class StockReserved(msgspec.Struct, frozen=True):
     order_id: str
     email: str
     lines: list[Line]
+    placed_at: datetime
 
 
 @event("order.rejected", key="order_id")

@@ -1,36 +1,38 @@
-"""Duplicates and poison, put straight into the log, behind the back of every service."""
+"""What goes wrong on purpose: duplicates, poison, and services killed at moments that nobody foresees."""
 
 import asyncio
 import random
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Self
 
-import apsw
-
-from millstream.brokers.sqlite import SqliteBroker
+from millstream.app.connect import connect_broker
+from millstream.app.system_clock import SystemClock
 from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import MillstreamError
+from millstream.core.broker import Message
 from millstream.demos.shop.journal import injections
 from millstream.demos.shop.options import Settings
 from millstream.demos.shop.processes import Processes
-from millstream.stores.sqlite_file import SqliteFile
 
 TOPICS = ("order.placed", "stock.reserved", "order.rejected", "confirmation.sent")
+#: Bodies that break the contract of OrderPlaced, each in another way; each gets a number of its own.
 POISON = (
-    b'{"order_id": "half an ord',
-    b'{"order_id": 17, "email": null, "lines": "none"}',
-    b"\x00\xff\xfe not text at all",
-    b'{"order_id": "ord_poison", "email": "a@example.com", "lines": [{"sku": "oats"}]}',
+    b'{"order_id": "half an order %s',
+    b'{"order_id": "%s", "email": null, "lines": "none"}',
+    b"\x00\xff\xfe not text at all %s",
+    b'{"order_id": "%s", "email": "a@example.com", "lines": [{"sku": "oats"}]}',
 )
+RECENT = 20
 
 
 class Injector:
     """A producer that misbehaves on purpose."""
 
     def __init__(self, settings: Settings, chance: random.Random) -> None:
-        self._broker = SqliteBroker(SqliteFile(str(settings.folder / "broker.db")))
+        self._broker = connect_broker(settings.broker_url, SystemClock())
         self._journal = injections(settings.folder)
-        self._path = settings.folder / "broker.db"
         self._random = chance
         self.duplicates = 0
         self.poison = 0
@@ -40,51 +42,57 @@ class Injector:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._broker.__aexit__(*error)
+        await self._broker.__aexit__(None, None, None)
 
     async def duplicate(self, most: int = 1) -> int:
-        """Publish recent events again, under the ids they have."""
-        recent = self._recent_events()
+        """Publish so many recent events again, under the ids they have; fewer when there are fewer."""
+        recent = await self._recent_events()
         chosen = self._random.sample(recent, min(most, len(recent)))
         if chosen:
-            await self._broker.publish(chosen)
+            _check(await self._broker.publish(chosen))
             self.duplicates += len(chosen)
         return len(chosen)
 
     async def publish_poison(self) -> str:
-        """Publish an OrderPlaced that breaks its contract."""
-        event_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        body = self._random.choice(POISON)
+        """Publish what claims to be an OrderPlaced and is none; say what it was."""
+        number = f"{self._random.getrandbits(64):016x}"
+        body = self._random.choice(POISON).replace(b"%s", number.encode())
         # Noted first: a poison event that nobody knows of could not be looked for.
-        self._journal.note(kind="poison", id=event_id, source="/poisoner", data=body.hex())
-        await self._broker.publish(
-            [
-                Envelope(
-                    id=event_id,
-                    source="/poisoner",
-                    type="order.placed",
-                    key=f"poison-{event_id[:8]}",
-                    time=time.time_ns() // 1000,
-                    data=body,
-                    topic="order.placed",
-                )
-            ]
-        )
+        self._journal.note(kind="poison", data=body.hex())
+        if self._random.random() < 0.5:
+            # As a stranger to the system would send it: bytes without an envelope.
+            _check(await self._broker.publish_raw([Message(topic="order.placed", body=body)]))
+        else:
+            _check(await self._broker.publish([self._poisoned(body, f"poison-{number}")]))
         self.poison += 1
-        return event_id
+        return repr(body)[2:-1]
 
-    def _recent_events(self) -> list[Envelope]:
-        connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-        try:
-            rows = connection.execute(
-                "select e.id, e.source, e.type, e.key, e.time, e.data, e.version, e.correlation, e.causation, e.attempt, "
-                "t.name from broker_event e join broker_partition p on p.tp = e.tp join broker_topic t on t.id = p.topic "
-                "where e.source != '/poisoner' order by e.pos desc limit 50"
-            ).fetchall()
-        finally:
-            connection.close()
-        names = ("id", "source", "type", "key", "time", "data", "version", "correlation", "causation", "attempt", "topic")
-        return [Envelope(**dict(zip(names, row, strict=True))) for row in rows]
+    def _poisoned(self, body: bytes, key: str) -> Envelope:
+        return Envelope(
+            id=str(uuid.UUID(int=self._random.getrandbits(128), version=4)),
+            source="/poisoner",
+            type="order.placed",
+            key=key,
+            time=time.time_ns() // 1000,
+            data=body,
+            topic="order.placed",
+        )
+
+    async def _recent_events(self) -> list[Envelope]:
+        """The newest good events of each partition."""
+        found: list[Envelope] = []
+        for topic in TOPICS:
+            for partition, first, head in await self._broker.bounds(topic):
+                if head > first:
+                    last = await self._broker.read(partition, max(first, head - RECENT), RECENT)
+                    found += [each.envelope for each in last if each.envelope is not None and each.envelope.source != "/poisoner"]
+        return found
+
+
+def _check(results: Sequence[MillstreamError | None]) -> None:
+    for error in results:
+        if error is not None:
+            raise error
 
 
 async def kill_at_random(
@@ -105,8 +113,8 @@ async def inject_at_random(
             await injector.publish_poison()
 
 
-async def waited(until: asyncio.Event, seconds: float) -> bool:
-    """Wait so long; True at once when `until` is set."""
+async def waited(until: asyncio.Event, seconds: float | None) -> bool:
+    """Wait so long (None: without end); True at once when `until` is set."""
     try:
         await asyncio.wait_for(until.wait(), seconds)
     except TimeoutError:

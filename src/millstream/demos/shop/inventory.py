@@ -40,7 +40,7 @@ def reserve(db: Sql, order: OrderPlaced) -> StockReserved | OrderRejected:
         db.execute("update stock set on_hand = on_hand - ? where sku = ?", (line.quantity, line.sku))
         db.execute("insert into reservations values (?, ?, ?)", (order.order_id, line.sku, line.quantity))
     db.execute("insert into effects values (?, 'reserved')", (order.order_id,))
-    return StockReserved(order_id=order.order_id, email=order.email, lines=order.lines)
+    return StockReserved(order_id=order.order_id, email=order.email, lines=order.lines, placed_at=order.placed_at)
 
 
 def build(settings: Settings) -> App:
@@ -48,11 +48,10 @@ def build(settings: Settings) -> App:
     app = App("inventory", broker=settings.broker_url, store=settings.store_url("inventory"), schema=SCHEMA)
     points = crash_points(settings, "inventory")
 
-    if not settings.protections.handlers_protected:
+    if not settings.protections.all_on:
         handle_unprotected(
             app,
             OrderPlaced,
-            path=settings.database("inventory"),
             business=reserve,
             protections=settings.protections,
             points=points,

@@ -13,8 +13,8 @@ from html import escape
 
 from millstream import App, Transaction
 from millstream.demos.shop import crash
-from millstream.demos.shop.catalogue import BY_SKU, money
-from millstream.demos.shop.contracts import ConfirmationSent, Line, StockReserved, order_total
+from millstream.demos.shop.catalogue import money, name_of
+from millstream.demos.shop.contracts import ConfirmationSent, StockReserved, order_total
 from millstream.demos.shop.crash import crash_points
 from millstream.demos.shop.inventory import PATIENT
 from millstream.demos.shop.options import Settings
@@ -22,6 +22,8 @@ from millstream.demos.shop.ready import announce
 from millstream.demos.shop.unprotected import Sql, handle_unprotected
 
 SMTP_TIMEOUT = 10.0
+_BODY = "font:15px/22px sans-serif;color:#12171F;margin:24px"
+_CELL = "padding:8px 0;border-bottom:1px solid #D5DBE3"
 
 SCHEMA = """
 create table if not exists effects (order_id text not null, effect text not null);
@@ -44,22 +46,23 @@ def confirmation(order: StockReserved, shop_url: str) -> EmailMessage:
     mail["Date"] = format_datetime(datetime.now(UTC))
     mail["Message-ID"] = message_id(order.order_id)
     total = money(order_total(order.lines))
-    text = "\n".join(f"{line.quantity} x {_name(line)}: {money(line.total)}" for line in order.lines)
-    mail.set_content(f"Thank you! We have set this aside for you:\n\n{text}\n\nTotal: {total}\n\n{link}\n")
+    text = "\n".join(f"{line.quantity} x {name_of(line.sku)}: {money(line.total)}" for line in order.lines)
+    mail.set_content(f"Thank you! We have set this aside for you:\n\n{text}\n\nTotal: {total}\n\nYour order: {link}\n")
     rows = "".join(
-        f"<tr><td>{line.quantity} ×</td><td>{escape(_name(line))}</td><td>{money(line.total)}</td></tr>"
+        f'<tr><td style="{_CELL}">{line.quantity} × {escape(name_of(line.sku))}</td>'
+        f'<td style="{_CELL};text-align:right;white-space:nowrap">{money(line.total)}</td></tr>'
         for line in order.lines
     )
     mail.add_alternative(
-        f"<!doctype html><html lang=en><body><p>Thank you! We have set this aside for you:</p><table>{rows}</table>"
-        f'<p>Total: <b>{total}</b></p><p><a href="{escape(link)}">Your order</a></p></body></html>',
+        f'<!doctype html><html lang="en"><head><meta name="color-scheme" content="light"></head><body style="{_BODY}">'
+        "<p>Thank you! We have set this aside for you:</p>"
+        f'<table style="border-collapse:collapse;width:100%;max-width:480px">{rows}'
+        f'<tr><th style="{_CELL};text-align:left">Total</th><th style="{_CELL};text-align:right">{total}</th></tr></table>'
+        f'<p><a href="{escape(link)}" target="_blank">See how your order is getting on</a></p>'
+        f'<p style="color:#5E6A7A">Mill shop · order {escape(order.order_id)}</p></body></html>',
         subtype="html",
     )
     return mail
-
-
-def _name(line: Line) -> str:
-    return BY_SKU[line.sku].name if line.sku in BY_SKU else line.sku
 
 
 def send(mail: EmailMessage, server: str) -> None:
@@ -85,11 +88,10 @@ def build(settings: Settings) -> App:
         await asyncio.to_thread(send, confirmation(order, shop_url), settings.smtp)
         points.reach(crash.AFTER_SMTP_BEFORE_RECORD)
 
-    if not settings.protections.handlers_protected:
+    if not settings.protections.all_on:
         handle_unprotected(
             app,
             StockReserved,
-            path=settings.database("mailer"),
             business=record,
             protections=settings.protections,
             points=points,
@@ -100,6 +102,7 @@ def build(settings: Settings) -> App:
 
     @app.subscriber(StockReserved, retry=PATIENT, start="earliest")
     async def confirm(order: StockReserved, tx: Transaction) -> ConfirmationSent:
+        # Before the first use of the transaction: the database is not locked while the mail server is waited for.
         await deliver(order)
         return record(tx, order)
 

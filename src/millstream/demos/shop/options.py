@@ -2,28 +2,80 @@
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 SETTINGS = "MILLSTREAM_SHOP"
+SERVICES = ("storefront", "inventory", "mailer", "analytics", "catcher")
 MUTATIONS = ("no_outbox", "no_inbox", "ack_before_handle")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """The flags of `millstream demo shop`."""
+    """The flags of `millstream demo shop`.
+
+    Raises `ValueError`, in words for whoever typed the flag, for what the shop cannot do.
+    """
 
     rate: float | None = None
+    """Orders a second by themselves; 0 for none. 5 in the demo and 25 in the proof unless said."""
     forever: bool = False
+    """Keep running without a terminal too, until stopped."""
     seconds: float | None = None
+    """How long customers come before the proof; 60 without a terminal, 20 with `prove`, without end at a terminal."""
     seed: int = 1
+    """Where all chance of the traffic and of the faults comes from."""
     naive: bool = False
+    """Publish after the commit, without inbox and outbox, as services often do."""
     output: str = "text"
+    """`text` for people, `json` for machines: one line when it is ready, one with the proof."""
     data: str | None = None
+    """The folder for databases, mails and logs, kept afterwards; a temporary one unless said."""
     smtp: str | None = None
+    """`HOST:PORT` of another mail server, instead of the demo's own with its inbox page."""
     prove: bool = False
+    """Run under faults without anybody watching, and prove what came of it."""
     mutate: str | None = None
+    """Run without one of the protections, to see that the proof notices; one of `MUTATIONS`."""
+    orders: int = 0
+    """Orders to place once it is ready, beside those that come by themselves."""
+    duplicates: int = 0
+    """Events to publish a second time, under the ids they have, once there are so many."""
+    kill: tuple[str, ...] = ()
+    """Services to `kill -9` once it is ready; each is started again."""
+    poison: int = 0
+    """Events that break their contract to publish once it is ready."""
+    open: bool = False
+    """Show the shop in the user's browser once it is ready."""
+
+    def __post_init__(self) -> None:
+        if self.output not in ("text", "json"):
+            raise ValueError(f"There is no output {self.output!r}; choose text or json.")
+        if self.mutate is not None and self.mutate not in MUTATIONS:
+            raise ValueError(f"There is no mutation {self.mutate!r}; choose one of {', '.join(MUTATIONS)}.")
+        if self.naive and self.mutate is not None:
+            raise ValueError("naive mode has no protection that a mutation could take away; choose one of the two.")
+        for name in ("rate", "seconds", "orders", "duplicates", "poison"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}; give a number from 0 on.")
+        for name in self.kill:
+            if name not in self.services:
+                raise ValueError(f"There is no service {name!r} to kill; choose one of {', '.join(self.services)}.")
+        if self.smtp is not None and not re.fullmatch(r".+:\d{1,5}", self.smtp):
+            raise ValueError(f"{self.smtp!r} is no mail server; give HOST:PORT, such as 127.0.0.1:1025.")
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The processes of this shop."""
+        return SERVICES if self.smtp is None else tuple(name for name in SERVICES if name != "catcher")
+
+    @property
+    def mode(self) -> str:
+        """What the proof calls this run."""
+        return "naive" if self.naive else f"mutation {self.mutate}" if self.mutate else "protected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +88,6 @@ class Protections:
 
     @classmethod
     def chosen(cls, *, naive: bool, mutation: str | None) -> Self:
-        if mutation is not None and mutation not in MUTATIONS:
-            raise ValueError(f"There is no mutation {mutation!r}; choose one of {', '.join(MUTATIONS)}.")
         return cls(
             outbox=not naive and mutation != "no_outbox",
             inbox=not naive and mutation != "no_inbox",
@@ -45,7 +95,8 @@ class Protections:
         )
 
     @property
-    def handlers_protected(self) -> bool:
+    def all_on(self) -> bool:
+        """Whether handlers run as the framework runs them."""
         return self.outbox and self.inbox and self.handle_before_ack
 
 
@@ -58,6 +109,8 @@ class Settings:
     mail_port: int = 8301
     dashboard_port: int = 8302
     smtp: str = "127.0.0.1:8325"
+    own_mail: bool = True
+    """Whether `smtp` is the demo's own server, with an inbox page."""
     naive: bool = False
     mutation: str | None = None
     seed: int = 1

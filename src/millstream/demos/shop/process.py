@@ -8,8 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from millstream.demos.shop.web import Server
+if TYPE_CHECKING:
+    from millstream.demos.shop.web import Server
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,7 +45,7 @@ def run_service(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-async def run_together(server: Server, stop: asyncio.Event, *others: Awaitable[None]) -> None:
+async def run_together(server: "Server", stop: asyncio.Event, *others: Awaitable[None]) -> None:
     """Serve until `stop`; when any part ends, the others end with it."""
 
     async def until_stopped() -> None:

@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from millstream.contracts.errors import RefusedError
 from millstream.demos.shop.options import Settings
 from millstream.demos.shop.ready import ready_pid
 
@@ -17,6 +19,8 @@ PATIENCE_AT_STOP = 5.0
 WATCH = 0.05
 SOONEST_CRASH_LOOP = 1.0
 LONGEST_PAUSE = 2.0
+#: Where the package `millstream` was imported from.
+PACKAGES = Path(__file__).resolve().parents[3]
 
 
 @dataclass(slots=True)
@@ -41,9 +45,9 @@ class Processes:
     """All services of one shop."""
 
     def __init__(self, settings: Settings, names: tuple[str, ...], listening: Sequence[socket.socket]) -> None:
+        self.names = names
         self._listening = listening
         self._settings = settings
-        self._names = names
         self._services: dict[str, Service] = {}
         self._stopping = False
         self._restarts: dict[str, float] = {}
@@ -55,7 +59,7 @@ class Processes:
         return {name: service.process.pid for name, service in self._services.items()}
 
     def start_all(self) -> None:
-        for name in self._names:
+        for name in self.names:
             self._start(name)
 
     def _start(self, name: str, quick_deaths: int = 0) -> None:
@@ -65,7 +69,8 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._settings.to_environment()},
+                env=_environment(self._settings),
+                cwd=self._settings.folder,
                 pass_fds=[each.fileno() for each in self._listening],
                 start_new_session=True,
             )
@@ -76,9 +81,10 @@ class Processes:
         end = time.monotonic() + limit
         while not all(ready_pid(self._settings, name) == pid for name, pid in self.pids.items()):
             if time.monotonic() > end:
-                raise TimeoutError(
-                    f"The shop did not start within {limit:.0f} s. What its services said is in "
-                    f"{self._settings.folder / 'run'}/*.log"
+                missing = [name for name, pid in self.pids.items() if ready_pid(self._settings, name) != pid]
+                raise RefusedError(
+                    f"{', '.join(missing)} did not start within {limit:.0f} s. What they said is in "
+                    f"{self._settings.folder / 'run'}/*.log; correct that, or name another folder with --data."
                 )
             await asyncio.sleep(0.02)
 
@@ -132,6 +138,18 @@ class Processes:
             _close_input(process)
         for each in self._listening:
             each.close()
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The user's environment without the settings of the user's own service; those of a pyproject.toml stay out by the folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MILLSTREAM_")}
+    # Services run in the shop's folder: what the user's Python finds from where the user is, must be found from there.
+    entries = [entry for entry in kept.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if Path.cwd() == PACKAGES:
+        entries.append(str(PACKAGES))
+    if entries:
+        kept["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
+    return {**kept, **settings.to_environment()}
 
 
 def _close_input(process: subprocess.Popen[bytes]) -> None:

@@ -1,36 +1,38 @@
 """The folder of received mails: one file each, on disk before the sender is told 250."""
 
+import hashlib
 import os
 import uuid
 from collections import Counter
 from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from email.parser import BytesHeaderParser
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class MailSummary:
-    """What the list of the inbox shows of one mail."""
+class Received:
+    """A message, and how often it was delivered."""
 
     name: str
-    message_id: str
-    to: str
-    subject: str
-    date: str
+    """The file of its first delivery."""
+    times: int
 
 
 class Spool:
-    """Mails on disk. A mail that arrives again under its Message-ID is another file, but not another message."""
+    """Mails on disk. One that arrives again under its Message-ID is another file, but not another message.
+
+    A file's name holds when it came and which message it is, so that counting reads no file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[str, MailSummary] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, content: bytes, millis: int) -> str:
         """Write the mail durably; return its name."""
-        name = f"{millis:013d}-{uuid.uuid4().hex[:12]}.eml"
+        name = f"{millis:013d}-{_digest(content)}-{uuid.uuid4().hex[:8]}.eml"
         unfinished = self._folder / f"{name}.new"
         with unfinished.open("wb") as file:
             file.write(content)
@@ -44,35 +46,37 @@ class Spool:
             os.close(folder)
         return name
 
-    def summaries(self) -> list[MailSummary]:
-        """Every mail, newest first."""
-        with os.scandir(self._folder) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith(".eml")]
-        for name in names:
-            if name not in self._known:
-                self._known[name] = _summary(name, self.mail(name))
-        return [self._known[name] for name in sorted(names, reverse=True)]
+    def messages(self) -> list[Received]:
+        """Every message, the newest first."""
+        first: dict[str, str] = {}
+        times: Counter[str] = Counter()
+        for name in self._names():
+            digest = name.split("-")[1]
+            first.setdefault(digest, name)
+            times[digest] += 1
+        return [Received(name, times[digest]) for digest, name in reversed(first.items())]
 
     def deliveries(self) -> Counter[str]:
-        """How often each Message-ID arrived."""
-        return Counter(summary.message_id for summary in self.summaries())
+        """How often each Message-ID arrived, read from the mails themselves."""
+        return Counter(_message_id((self._folder / name).read_bytes()) for name in self._names())
+
+    def find(self, name: str) -> Received | None:
+        """The message whose first delivery has this name."""
+        return next((each for each in self.messages() if each.name == name), None)
 
     def mail(self, name: str) -> EmailMessage:
         """One mail by the name of its file."""
         return message_from_bytes((self._folder / name).read_bytes(), policy=policy.default)  # type: ignore[return-value]
 
-    def has(self, name: str) -> bool:
-        return any(summary.name == name for summary in self.summaries())
+    def _names(self) -> list[str]:
+        with os.scandir(self._folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name.endswith(".eml"))
 
 
-def _summary(name: str, mail: EmailMessage) -> MailSummary:
-    def header(field: str) -> str:
-        return str(mail.get(field, "")).strip()
+def _message_id(content: bytes) -> str:
+    return str(BytesHeaderParser(policy=policy.default).parsebytes(content).get("Message-ID", "")).strip()
 
-    return MailSummary(
-        name=name,
-        message_id=header("Message-ID"),
-        to=header("To"),
-        subject=header("Subject"),
-        date=header("Date"),
-    )
+
+def _digest(content: bytes) -> str:
+    """Short for the Message-ID; a mail without one is always a message of its own."""
+    return hashlib.sha256((_message_id(content) or uuid.uuid4().hex).encode()).hexdigest()[:16]

@@ -3,27 +3,28 @@
 import asyncio
 import contextlib
 import json
-import os
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+import webbrowser
+from collections.abc import Awaitable
 from typing import Any
 
 from millstream.demos.shop.auditor import gather
 from millstream.demos.shop.crash import ALL_POINTS, calm
 from millstream.demos.shop.drain import drain
 from millstream.demos.shop.faults import Injector, inject_at_random, kill_at_random, waited
+from millstream.demos.shop.folder import Folder
 from millstream.demos.shop.journal import answers
-from millstream.demos.shop.options import DemoOptions, Protections, Settings
+from millstream.demos.shop.options import DemoOptions, Settings
 from millstream.demos.shop.processes import Processes, listen
 from millstream.demos.shop.report import Run, as_text, proof
+from millstream.demos.shop.tables import figures
+from millstream.demos.shop.terminal import Terminal, keys
 from millstream.demos.shop.traffic import Customers
 
+PORTS = {"shop": 8300, "mail": 8301, "dashboard": 8302, "smtp": 8325}
 DEMO_RATE = 5.0
 DEMO_SECONDS = 60.0
 PROOF_RATE = 25.0
@@ -33,14 +34,21 @@ KILL_EVERY = 2.0
 DUPLICATES_EVERY = 0.3
 POISON_SHARE = 0.2
 CRASH_PROBABILITY = 0.004
-KEYS = "o order   d duplicates   k kill a service   p poison   q quit"
+STATUS_EVERY = 1.0
+SOME_DUPLICATES = 10
+FASTER = 1.5
+KEYS = "o order   d duplicates   k kill a service   p poison   ? all keys   q quit"
+HELP = """  o  place an order, as a customer would
+  d  publish ten recent events a second time, under the ids they have
+  k  kill -9 the next service; it is started again, and goes on where it was
+  p  publish an event that breaks its contract: it becomes a dead letter, others of its topic flow on
+  +  more customers   -  fewer customers
+  q  stop, let the rest be worked off, and print the proof (Ctrl-C stops at once)"""
 
 
 def demo(options: DemoOptions) -> int:
     """Run the shop for people; without a terminal it ends by itself. The exit code is the proof's verdict."""
-    if options.prove:
-        return prove(options)
-    return asyncio.run(_Shop(options, faults=False).run())
+    return asyncio.run(_Shop(options, faults=options.prove).run())
 
 
 def prove(options: DemoOptions) -> int:
@@ -48,69 +56,72 @@ def prove(options: DemoOptions) -> int:
     return asyncio.run(_Shop(options, faults=True).run())
 
 
-@dataclass(slots=True)
-class _Stop:
-    event: asyncio.Event = field(default_factory=asyncio.Event)
-    signal_number: int | None = None
-
-    def by_signal(self, number: int) -> None:
-        self.signal_number = number
-        self.event.set()
-
-
 class _Shop:
     """One run of the whole system."""
 
     def __init__(self, options: DemoOptions, *, faults: bool) -> None:
-        # Refuses an unknown mutation before anything starts.
-        Protections.chosen(naive=options.naive, mutation=options.mutate)
         self._options = options
         self._faults = faults
-        self._folder = Path(options.data or tempfile.mkdtemp(prefix="millstream-shop-")).resolve()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        listening = listen(8300, 8301, 8302, 8325)
-        shop, mail, dashboard, smtp = (each.getsockname()[1] for each in listening)
+        self._folder = Folder(options.data)
+        self._terminal = Terminal(quiet=options.output == "json")
+        listening = listen(*PORTS.values())
+        ports = {name: each.getsockname()[1] for name, each in zip(PORTS, listening, strict=True)}
         self._settings = Settings(
-            data=str(self._folder),
-            shop_port=shop,
-            mail_port=mail,
-            dashboard_port=dashboard,
-            smtp=options.smtp or f"127.0.0.1:{smtp}",
+            data=str(self._folder.path),
+            shop_port=ports["shop"],
+            mail_port=ports["mail"],
+            dashboard_port=ports["dashboard"],
+            smtp=options.smtp or f"127.0.0.1:{ports['smtp']}",
+            own_mail=options.smtp is None,
             naive=options.naive,
             mutation=options.mutate,
             seed=options.seed,
-            listening=dict(zip(("shop", "mail", "dashboard", "smtp"), (each.fileno() for each in listening), strict=True)),
+            listening={name: each.fileno() for name, each in zip(PORTS, listening, strict=True)},
             crash=dict.fromkeys(ALL_POINTS, CRASH_PROBABILITY) if faults else {},
         )
         calm(self._settings, False)
-        own_mail = () if options.smtp else ("catcher",)
-        self._names = ("storefront", "inventory", "mailer", "analytics", *own_mail)
-        self._processes = Processes(self._settings, self._names, listening)
+        self._processes = Processes(self._settings, options.services, listening)
         self._random = random.Random(options.seed)
-        self._customers = Customers(shop, answers(self._folder), random.Random(f"{options.seed}/customers"))
-        self._stop = _Stop()
+        rate = options.rate if options.rate is not None else PROOF_RATE if faults else DEMO_RATE
+        chance = random.Random(f"{options.seed}/customers")
+        self._customers = Customers(ports["shop"], answers(self._folder.path), chance, rate)
+        self._stop = asyncio.Event()
+        self._signal: int | None = None
+        self._next_to_kill = 0
+        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
+        """Everything from the first process to none left; the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, self._stop.by_signal, number)
+                loop.add_signal_handler(number, self._stop_by_signal, number)
+        code = 1
         try:
             self._processes.start_all()
-            return await self._open()
+            code = await self._open()
         finally:
+            self._terminal.end_status()
             self._processes.stop_all()
+            # What went wrong is worth a look; what went well is not.
+            self._folder.close(keep=code == 1)
+        return code
+
+    def _stop_by_signal(self, number: int) -> None:
+        self._signal = number
+        self._stop.set()
 
     async def _open(self) -> int:
+        started = time.monotonic()
         watch = asyncio.create_task(self._processes.watch())
         ready = asyncio.create_task(self._processes.until_ready())
-        stopped = asyncio.create_task(self._stop.event.wait())
+        stopped = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
-                return self._signal_code()
+            if self._signal is not None:
+                return 128 + self._signal
             await ready
-            self._say_ready()
+            self._say_ready(time.monotonic() - started)
             async with Injector(self._settings, random.Random(f"{self._options.seed}/injector")) as injector:
                 return await self._business(injector)
         finally:
@@ -120,119 +131,155 @@ class _Shop:
     async def _business(self, injector: Injector) -> int:
         started = time.monotonic()
         await self._until_closing(injector)
-        if self._stop.signal_number is not None:
-            return self._signal_code()
+        if self._signal is not None:
+            return 128 + self._signal
         seconds = time.monotonic() - started
         calm(self._settings, True)
+        self._terminal.say("Closed. Working off what is left, then checking every promise...")
         report = await self._prove(injector, seconds)
-        print(json.dumps(report) if self._options.output == "json" else as_text(report, self._folder), flush=True)
-        if report["ok"] and self._options.data is None:
-            self._processes.stop_all()
-            shutil.rmtree(self._folder, ignore_errors=True)
+        print(json.dumps(report) if self._options.output == "json" else as_text(report), flush=True)
+        if self._folder.is_kept or not report["ok"]:
+            self._terminal.say(f"The databases, mails and logs are in {self._folder.path}")
         return 0 if report["ok"] else 1
 
     async def _until_closing(self, injector: Injector) -> None:
         """Let customers come, and faults if wanted, until the time is up or somebody stops it."""
-        closing = self._stop.event
-        rate = self._options.rate if self._options.rate is not None else PROOF_RATE if self._faults else DEMO_RATE
-        work = []
-        if rate > 0:
-            work.append(self._customers.come(rate, closing))
+        closing = self._stop
+        work: list[Awaitable[None]] = [self._customers.come(closing), self._as_told(injector)]
         if self._faults:
-            work.append(kill_at_random(self._processes, self._names, KILL_EVERY, self._random, closing))
+            work.append(kill_at_random(self._processes, self._options.services, KILL_EVERY, self._random, closing))
             chance = random.Random(f"{self._options.seed}/faults")
             work.append(inject_at_random(injector, DUPLICATES_EVERY, POISON_SHARE, chance, closing))
-        tasks = [asyncio.create_task(each) for each in work]
+        else:
+            work.append(self._show_figures(injector))
+        tasks = [asyncio.ensure_future(each) for each in work]
         try:
-            with _keys(lambda key: self._press(key, injector), wanted=not self._faults):
+            with keys(lambda key: self._press(key, injector), wanted=not self._faults):
                 await waited(closing, self._length())
         finally:
             closing.set()
             await asyncio.gather(*tasks)
 
-    def _length(self) -> float:
+    def _length(self) -> float | None:
         if self._options.seconds is not None:
             return self._options.seconds
         if self._faults:
             return PROOF_SECONDS
         if self._options.forever or sys.stdin.isatty():
-            return float("inf")
+            return None
         return DEMO_SECONDS
+
+    async def _as_told(self, injector: Injector) -> None:
+        """What the flags ask for, once."""
+        for _ in range(self._options.orders):
+            self._customers.order()
+        for name in self._options.kill:
+            self._kill(name)
+        for _ in range(self._options.poison):
+            self._terminal.say(f"published poison: {await injector.publish_poison()}")
+        missing = self._options.duplicates
+        while missing and not self._stop.is_set():
+            missing -= await injector.duplicate(missing)
+            # There may be fewer events yet than were asked for.
+            await waited(self._stop, 0.2 if missing else 0.0)
+        if self._options.duplicates:
+            self._terminal.say(f"published again: {self._options.duplicates - missing} events")
+
+    async def _show_figures(self, injector: Injector) -> None:
+        while not await waited(self._stop, STATUS_EVERY):
+            found = await asyncio.to_thread(figures, self._folder.path)
+            self._terminal.status(
+                f"{found.orders} orders  {found.published} events  {found.waiting} waiting  {found.dead_letters} dead letters"
+                f"  {self._processes.deaths.kills} kills  {injector.duplicates} duplicates  {injector.poison} poison"
+            )
 
     async def _prove(self, injector: Injector, seconds: float) -> dict[str, Any]:
         await self._customers.last_answers()
-        drained = await drain(self._folder, DRAIN_LIMIT)
-        evidence = await asyncio.to_thread(gather, self._folder, own_mail_server=self._options.smtp is None)
-        mutated = f"mutation {self._options.mutate}" if self._options.mutate else "protected"
+        left = await drain(self._folder.path, DRAIN_LIMIT)
+        evidence = await asyncio.to_thread(gather, self._folder.path, own_mail_server=self._options.smtp is None)
         run = Run(
-            mode="naive" if self._options.naive else mutated,
+            mode=self._options.mode,
             seed=self._options.seed,
             seconds=seconds,
             kills=self._processes.deaths.kills,
             duplicates=injector.duplicates,
-            drained=drained,
+            left=left,
             failures=self._processes.deaths.failures,
         )
         return proof(evidence, run)
 
     def _press(self, key: str, injector: Injector) -> None:
-        if key == "q":
-            self._stop.event.set()
-        elif key == "o":
-            self._customers.order()
-            print("placed an order", flush=True)
-        elif key == "k":
-            name = self._random.choice(self._names)
-            print(f"kill -9 {name} ({self._processes.kill(name) or 'it is dead already'})", flush=True)
-        elif key == "d":
-            self._later(injector.duplicate(10), "published again: {} events")
-        elif key == "p":
-            self._later(injector.publish_poison(), "published poison {}")
+        match key:
+            case "q":
+                self._stop.set()
+            case "o":
+                self._later(self._order())
+            case "d":
+                self._later(self._duplicate(injector))
+            case "k":
+                names = self._options.services
+                self._kill(names[self._next_to_kill % len(names)])
+                self._next_to_kill += 1
+            case "p":
+                self._later(self._poison(injector))
+            case "+" | "-":
+                self._customers.rate = min(200.0, max(0.5, self._customers.rate * (FASTER if key == "+" else 1 / FASTER)))
+                self._terminal.say(f"{self._customers.rate:.1f} orders a second")
+            case "?":
+                self._terminal.say(HELP)
+            case _:
+                pass
 
-    def _later(self, action: Any, words: str) -> None:
-        task = asyncio.ensure_future(action)
-        task.add_done_callback(lambda done: print(words.format(done.exception() or done.result()), flush=True))
+    async def _order(self) -> None:
+        order_id = await self._customers.order()
+        self._terminal.say(f"placed an order: http://127.0.0.1:{self._settings.shop_port}/orders/{order_id}")
 
-    def _say_ready(self) -> None:
-        settings = self._settings
-        ready = {
-            "shop": f"http://127.0.0.1:{settings.shop_port}",
-            "mail": None if self._options.smtp else f"http://127.0.0.1:{settings.mail_port}",
-            "dashboard": f"http://127.0.0.1:{settings.dashboard_port}",
-            "processes": self._processes.pids,
+    async def _duplicate(self, injector: Injector) -> None:
+        self._terminal.say(f"published again: {await injector.duplicate(SOME_DUPLICATES)} events")
+
+    async def _poison(self, injector: Injector) -> None:
+        self._terminal.say(f"published poison: {await injector.publish_poison()}")
+
+    def _kill(self, name: str) -> None:
+        pid = self._processes.kill(name)
+        self._terminal.say(f"kill -9 {name} ({pid or 'it is dead already'})")
+
+    def _later(self, action: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await action
+            except Exception as error:
+                self._terminal.say(f"that failed: {error}")
+
+        task = asyncio.create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _say_ready(self, seconds: float) -> None:
+        for name, wanted in PORTS.items():
+            port = self._port(name)
+            if port != wanted and not (name in ("mail", "smtp") and self._options.smtp):
+                print(f"Port {wanted} is taken: {name} is on {port}.", file=sys.stderr, flush=True)
+        urls = {
+            "shop": f"http://127.0.0.1:{self._settings.shop_port}",
+            "mail": None if self._options.smtp else f"http://127.0.0.1:{self._settings.mail_port}",
+            "dashboard": f"http://127.0.0.1:{self._settings.dashboard_port}",
         }
-        if self._options.output == "json":
-            if not self._faults:
-                print(json.dumps(ready), flush=True)
-            return
-        print(f"Shop       {ready['shop']}\nMail       {ready['mail'] or settings.smtp}\nDashboard  {ready['dashboard']}")
-        print(KEYS if sys.stdin.isatty() and not self._faults else f"Data       {self._folder}", flush=True)
+        if self._options.output == "json" and not self._faults:
+            print(json.dumps({**urls, "processes": self._processes.pids}), flush=True)
+        self._terminal.say(
+            f"  Shop       {urls['shop']}   place an order yourself\n"
+            f"  Mail       {urls['mail'] or self._settings.smtp}   every e-mail really sent over SMTP\n"
+            f"  Dashboard  {urls['dashboard']}   what was sold, live\n"
+            f"  Data       {self._folder.path}\n"
+            f"  {len(self._options.services)} services, each a process with its own database; started in {seconds:.1f} s"
+        )
+        if not self._faults and sys.stdin.isatty():
+            self._terminal.say(f"\n  {KEYS}\n")
+        if self._options.open:
+            webbrowser.open(str(urls["shop"]))
 
-    def _signal_code(self) -> int:
-        return 128 + (self._stop.signal_number or signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _keys(pressed: Any, *, wanted: bool) -> Any:
-    """Hand over single key presses while inside, when there is a terminal."""
-    if not wanted or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-    import tty
-
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    loop = asyncio.get_running_loop()
-
-    def read() -> None:
-        for key in os.read(descriptor, 16).decode("ascii", "ignore"):
-            pressed(key)
-
-    tty.setcbreak(descriptor)
-    loop.add_reader(descriptor, read)
-    try:
-        yield
-    finally:
-        loop.remove_reader(descriptor)
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+    def _port(self, name: str) -> int:
+        smtp = int(self._settings.smtp.rpartition(":")[2])
+        ports = (self._settings.shop_port, self._settings.mail_port, self._settings.dashboard_port, smtp)
+        return dict(zip(PORTS, ports, strict=True))[name]

@@ -19,28 +19,30 @@ DOUBLE_CLICKS = 0.05
 class Customers:
     """Orders sent to one shop, each noted once the shop has confirmed it."""
 
-    def __init__(self, port: int, journal: Journal, chance: random.Random) -> None:
+    def __init__(self, port: int, journal: Journal, chance: random.Random, rate: float) -> None:
+        self.rate = rate
+        """Orders a second; may change while they come."""
         self._port = port
         self._journal = journal
         self._random = chance
-        self._under_way: set[asyncio.Task[object]] = set()
+        self._under_way: set[asyncio.Task[str | None]] = set()
         self.unanswered = 0
 
-    async def come(self, rate: float, until: asyncio.Event) -> None:
-        """Place `rate` orders a second until told to stop."""
+    async def come(self, until: asyncio.Event) -> None:
+        """Place orders until told to stop."""
         following = time.monotonic()
-        while not until.is_set():
-            following = max(following + 1 / rate, time.monotonic() - 1)
+        while self.rate and not until.is_set():
+            following = max(following + 1 / self.rate, time.monotonic() - 1)
             if len(self._under_way) < MOST_AT_ONCE:
                 self.order()
             await asyncio.sleep(max(0.0, following - time.monotonic()))
 
-    def order(self) -> asyncio.Task[object]:
-        """Send one random order."""
+    def order(self) -> asyncio.Task[str | None]:
+        """Send one random order; gives its id, or None if nobody answers."""
         body = json.dumps(self._random_order()).encode()
         key = uuid.UUID(int=self._random.getrandbits(128), version=4).hex
         times = 2 if self._random.random() < DOUBLE_CLICKS else 1
-        task: asyncio.Task[object] = asyncio.create_task(self._send(body, key, times))
+        task = asyncio.create_task(self._send(body, key, times))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task
@@ -51,10 +53,11 @@ class Customers:
             await asyncio.wait(list(self._under_way))
 
     def _random_order(self) -> dict[str, object]:
-        products = self._random.sample(PRODUCTS, self._random.randint(1, 3))
+        wanted = self._random.choices(PRODUCTS, [product.demand for product in PRODUCTS], k=self._random.randint(1, 3))
+        lines = {product.sku: self._random.randint(1, 4) for product in wanted}
         return {
             "email": f"customer{self._random.randint(1, 500)}@example.com",
-            "lines": [{"sku": product.sku, "quantity": self._random.randint(1, 4)} for product in products],
+            "lines": [{"sku": sku, "quantity": quantity} for sku, quantity in lines.items()],
         }
 
     async def _send(self, body: bytes, key: str, times: int) -> str | None:

@@ -1,34 +1,40 @@
 "use strict";
-const status = document.getElementById("status");
+const steps = document.getElementById("steps");
 const words = document.getElementById("words");
 const order = ["placed", "reserved", "mailed"];
 const sentences = {
   placed: "We have your order and are looking for the goods.",
-  reserved: "The goods are set aside for you.",
-  mailed: "The confirmation is in your inbox.",
+  reserved: "The goods are set aside for you; the confirmation is on its way.",
+  mailed: "All done: the confirmation is in your inbox.",
 };
-function show(state, missing) {
-  const reached = order.indexOf(state);
-  for (const item of status.children) {
-    const position = order.indexOf(item.dataset.step);
-    item.className = state === "rejected" ? (position === 0 ? "done" : "never") : position <= reached ? "done" : "";
+function since(start, at) {
+  const seconds = (Date.parse(at) - Date.parse(start)) / 1000;
+  return "after " + (seconds < 10 ? seconds.toFixed(2) : Math.round(seconds)) + " s";
+}
+function show(data) {
+  const rejected = data.state === "rejected";
+  const reached = order.indexOf(data.state);
+  for (const item of steps.children) {
+    const step = item.dataset.step;
+    item.className = rejected ? (step === "placed" ? "done" : "never") : order.indexOf(step) <= reached ? "done" : "";
+    const at = data.at[step];
+    if (at) item.querySelector("time").textContent = step === "placed" ? new Date(at).toLocaleTimeString() : since(data.at.placed, at);
   }
-  const sentence = state === "rejected" ? "Rejected: " + missing + " is out of stock." : sentences[state];
+  const sentence = rejected ? "Sorry: there is not enough left of " + data.missing_sku + ". Nothing was set aside." : sentences[data.state];
   if (words.textContent !== sentence) words.textContent = sentence;
-  words.className = state === "rejected" ? "bad" : state === "mailed" ? "good" : "";
+  words.className = "notice " + (rejected ? "bad" : data.state === "mailed" ? "good" : "waits");
 }
 async function follow() {
   try {
     const answer = await fetch(location.pathname, { headers: { accept: "application/json" } });
     if (answer.ok) {
       const data = await answer.json();
-      show(data.state, data.missing_sku);
+      show(data);
       if (data.state === "mailed" || data.state === "rejected") return;
     }
   } catch {
     words.textContent = "The shop does not answer right now; trying again.";
   }
-  setTimeout(follow, 500);
+  setTimeout(follow, 250);
 }
-show(status.dataset.state, status.dataset.missing);
 follow();

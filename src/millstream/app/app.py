@@ -149,6 +149,8 @@ class App:
         self.topics = tuple(topics)
         self._code: dict[str, str | None] = {"broker": broker, "store": store}
         self._flags: dict[str, str | None] = {}
+        self._own_broker: Broker | None = None
+        self._own_store: Store | None = None
         self._schema = schema
         self._lifespan = lifespan
         self._router = Router()
@@ -165,9 +167,14 @@ class App:
         """Take over a router's handlers."""
         self._router.declared += router.declared
 
-    def configure(self, *, broker: str | None = None, store: str | None = None) -> None:
-        """Say where to work, before it is opened; this goes before everything else."""
-        self._flags = {"broker": broker, "store": store}
+    def configure(self, *, broker: str | Broker | None = None, store: str | Store | None = None) -> None:
+        """Say where to work, before it is opened; this goes before everything else.
+
+        Each is a URL, or a broker or store of your own that is not open yet.
+        """
+        self._own_broker = None if isinstance(broker, str) else broker
+        self._own_store = None if isinstance(store, str) else store
+        self._flags = {"broker": broker if isinstance(broker, str) else None, "store": store if isinstance(store, str) else None}
 
     def settings(self) -> Settings:
         """Where it works, and who said so."""
@@ -211,8 +218,8 @@ class App:
         settings = self.settings()
         self._outbox_changed = asyncio.Event()
         async with AsyncExitStack() as stack:
-            broker = connect_broker(settings.broker, self.clock)
-            store = connect_store(settings.store, broker, self.clock)
+            broker = self._own_broker or connect_broker(settings.broker, self.clock)
+            store = self._own_store or connect_store(settings.store, broker, self.clock)
             self._broker = await stack.enter_async_context(broker)
             self._store = await stack.enter_async_context(store)
             stack.callback(self._closed)

@@ -76,7 +76,8 @@ class _Log:
 class MemoryBroker:
     """A broker for tests and for applications of one process: what it holds dies with the object.
 
-    It may be closed and opened again; what it holds, and where its groups stand, stays.
+    It may be opened as often as needed, and again after it was closed; what it holds, and
+    where its groups stand, stays.
     """
 
     features = Features(
@@ -99,10 +100,12 @@ class MemoryBroker:
         self._numbers = itertools.count()
         self._listeners: list[MemoryListener] = []
         self._bells: set[asyncio.Event] = set()
+        self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
 
     async def __aenter__(self) -> Self:
+        self._users += 1
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         return self
@@ -110,7 +113,9 @@ class MemoryBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        self._loop = None
+        self._users -= 1
+        if not self._users:
+            self._loop = None
 
     # Topics and groups
 

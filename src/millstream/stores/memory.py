@@ -64,7 +64,8 @@ class MemoryStore:
     """A `Store` for tests and for applications of one process: what it holds dies with the object.
 
     With `append` (the memory broker's) a commit publishes its events itself, and there
-    is nothing to relay. It may be closed and opened again; what it holds stays.
+    is nothing to relay. It may be opened as often as needed, and again after it was
+    closed; what it holds stays.
     """
 
     local = True
@@ -88,6 +89,7 @@ class MemoryStore:
         self._ids = itertools.count(1)
         self._listeners: list[Callable[[], None]] = []
         self._connections: tuple[apsw.Connection, apsw.Connection] | None = None
+        self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
 
@@ -96,6 +98,7 @@ class MemoryStore:
         return self.append is None
 
     async def __aenter__(self) -> Self:
+        self._users += 1
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         if self._connections is None:
@@ -105,7 +108,9 @@ class MemoryStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        self._loop = None
+        self._users -= 1
+        if not self._users:
+            self._loop = None
 
     @property
     def _open(self) -> tuple[apsw.Connection, apsw.Connection]:

@@ -15,6 +15,8 @@ from millstream.contracts.errors import ConfigurationError
 
 DEFAULT_BROKER = "sqlite:///millstream.db"
 PREFIX = "MILLSTREAM_"
+#: What an address starts with that is a Unix socket's path.
+UNIX = "unix:"
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -96,7 +98,9 @@ FIELDS: dict[str, Field] = {
         "the App that commands act on when none is named",
         "Write MODULE:APP, such as inventory:app",
     ),
-    "http": Field(str, "where `millstream run` serves health and metrics; nowhere by default", "Write HOST:PORT, such as 127.0.0.1:9464"),
+    "http": Field(
+        str, "where `millstream run` serves health and metrics; nowhere by default", "Write HOST:PORT, such as 127.0.0.1:9464"
+    ),
     "workers": Field(
         Annotated[int, msgspec.Meta(ge=1, le=1024)], "how many processes `millstream run` works with", "Write a whole number from 1 to 1024"
     ),
@@ -233,6 +237,6 @@ def _converted(name: str, value: object, origin: str) -> Any:
     except msgspec.ValidationError as error:
         shown = masked(value) if isinstance(value, str) else value
         raise ConfigurationError(f"{name} is {shown!r}, from {origin}: that cannot be used. {wanted.wants}.") from error
-    if name == "http":
+    if name == "http" and not converted.startswith(UNIX):
         http_address(converted, origin)
     return converted

@@ -5,7 +5,9 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from millstream.contracts.errors import MillstreamError
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -129,12 +131,19 @@ def _unknown(token: str, app: "App", tokens: list[str], chain: str) -> str:
     return f"{token!r} is one argument too many for `{chain}`."
 
 
+def _cause(error: BaseException) -> BaseException:
+    """What happened, where tasks failed in groups: the first error of ours, or else the first."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [_cause(each) for each in cast("Sequence[BaseException]", error.exceptions)]  # pyright: ignore[reportUnknownMemberType]
+    return next((each for each in causes if isinstance(each, MillstreamError)), causes[0])
+
+
 def _failed(error: BaseException) -> int:
     from millstream.app.settings import masked_text
     from millstream.cli.exits import exit_of
     from millstream.cli.wording import plain_lines
-    from millstream.contracts.errors import MillstreamError
-
+    error = _cause(error)
     text = str(error) or type(error).__name__
     if not isinstance(error, MillstreamError | OSError | TimeoutError):
         text = f"{type(error).__name__}: {text}. This is a fault of millstream; --debug shows where. Please report it."

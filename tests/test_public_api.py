@@ -32,11 +32,15 @@ def test_the_public_names_are_these() -> None:
         "Depends",
         "Envelope",
         "MillstreamError",
+        "Observer",
+        "Outcome",
         "Retry",
         "Router",
+        "Topic",
         "Transaction",
         "UnitOfWork",
         "command",
+        "errors",
         "event",
     ]
     assert all(getattr(millstream, name) is not None for name in millstream.__all__)

@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -15,6 +16,7 @@ from millstream.app.relay import Relay
 from millstream.app.settings import Settings, resolve
 from millstream.app.sync import SyncApp
 from millstream.app.system_clock import SystemClock
+from millstream.app.unit_of_work import UnitOfWork
 from millstream.app.worker import GroupWorker, WorkerStuckError
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, MillstreamError, NotStartedError, PublishError, TooLargeError
@@ -25,7 +27,7 @@ from millstream.core.clock import Clock
 from millstream.core.handler import DeliveryMode, Handler, Options, compile_handler
 from millstream.core.observe import Observer
 from millstream.core.retry import Retry
-from millstream.core.store import Page, Store, StoreTransaction
+from millstream.core.store import Store
 
 log = logging.getLogger("millstream.app")
 
@@ -45,7 +47,7 @@ class Router:
     """Handlers that belong together; an App includes it."""
 
     def __init__(self) -> None:
-        self.declared: list[tuple[Callable[..., Any], tuple[type, ...], dict[str, Any]]] = []
+        self.declared: list[tuple[Callable[..., Any], tuple[type, ...], Options]] = []
 
     def subscriber(
         self,
@@ -73,44 +75,16 @@ class Router:
         `id` and `topic` are for messages of systems that know no envelope. `batch` bounds a
         handler that takes a list. At `most_parked` the group pauses.
         """
-        options = {
-            "group": group, "retry": retry, "where": where, "concurrency": concurrency, "timeout": timeout, "ordered": ordered,
-            "delivery": delivery, "start": start, "wire": wire, "id": id, "topic": topic, "batch": batch, "most_parked": most_parked,
-        }  # fmt: skip
+        options = Options(
+            group=group or "", retry=retry, where=where, concurrency=concurrency, timeout=timeout, ordered=ordered, delivery=delivery,
+            start=start, wire=wire, id=id, topic=topic, batch=batch, most_parked=most_parked,
+        )  # fmt: skip
 
         def declare(function: F) -> F:
             self.declared.append((function, types, options))
             return function
 
         return declare
-
-
-class UnitOfWork:
-    """Writes and events that commit together; made by `App.unit_of_work()`."""
-
-    def __init__(self, app: "App", transaction: StoreTransaction) -> None:
-        self._app, self._transaction = app, transaction
-        self._events: list[Envelope] = []
-
-    def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement in the store's transaction; give its rows."""
-        return self._transaction.execute(sql, params)
-
-    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run one statement for each row."""
-        self._transaction.executemany(sql, rows)
-
-    def publish(self, message: object, *, correlation: str | None = None, id: str | None = None) -> Envelope:
-        """Publish with the commit: if it does not come, the event never was."""
-        envelope = self._app.envelope_of(message, correlation=correlation, id=id)
-        self._events.append(envelope)
-        return envelope
-
-    def finish(self) -> bool:
-        """Enter the events into the transaction; tell whether there are any."""
-        if self._events:
-            self._transaction.apply(Page(group="", events=self._events))
-        return bool(self._events)
 
 
 class App:
@@ -199,8 +173,8 @@ class App:
         taken: dict[tuple[str, str], str] = {}
         compiled: list[Handler] = []
         for function, types, options in self._router.declared:
-            group = options["group"] or f"{self.name}.{function.__name__}"
-            handler = compile_handler(function, types, Options(**{**options, "group": group}))
+            group = options.group or f"{self.name}.{function.__name__}"
+            handler = compile_handler(function, types, replace(options, group=group))
             for contract in handler.contracts:
                 other = taken.setdefault((group, contract.name), handler.location)
                 if other != handler.location:
@@ -327,7 +301,7 @@ class App:
         return envelopes
 
     @asynccontextmanager
-    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
+    async def unit_of_work(self) -> AsyncGenerator[UnitOfWork]:
         """Writes and events together: all of it is committed at the end, or nothing after an error.
 
         The store's write lock is held inside: do what waits (HTTP, mail) before or after.
@@ -336,7 +310,7 @@ class App:
         started = self.clock.monotonic()
         try:
             async with self.store.transaction() as transaction:
-                work = UnitOfWork(self, transaction)
+                work = UnitOfWork(self.envelope_of, transaction)
                 async with asyncio.timeout(HELD[1]):
                     yield work
                 published = work.finish()
@@ -482,7 +456,7 @@ class App:
         return [head for topic in await self.broker.topics() for _, _, head in await self.broker.bounds(topic.name)]
 
     @asynccontextmanager
-    async def lifespan(self, _web: object = None) -> AsyncIterator[None]:
+    async def lifespan(self, _web: object = None) -> AsyncGenerator[None]:
         """Open with a FastAPI or Starlette application, run handlers and relay beside it, and close with it."""
         stop = asyncio.Event()
         async with self, asyncio.TaskGroup() as tasks:

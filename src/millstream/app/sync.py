@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from millstream.app.unit_of_work import UnitOfWork
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import NotStartedError
 
 if TYPE_CHECKING:
-    from millstream.app.app import App, UnitOfWork
+    from millstream.app.app import App
 
 T = TypeVar("T")
 
@@ -79,13 +80,11 @@ class SyncApp:
         return self._call(self._app.read(sql, params))
 
     @contextmanager
-    def unit_of_work(self) -> Generator["UnitOfWork"]:
+    def unit_of_work(self) -> Generator[UnitOfWork]:
         """Writes and events together; see `App.unit_of_work`."""
-        from millstream.app.app import UnitOfWork
-
         transaction = self._app.store.begin_now()
         try:
-            work = UnitOfWork(self._app, transaction)
+            work = UnitOfWork(self._app.envelope_of, transaction)
             yield work
             work.finish()
         except BaseException:

@@ -1,0 +1,1 @@
+"""Measurements of Millstream beside the limits of the machine: `make bench`."""

@@ -8,7 +8,7 @@ from millstream.contracts.errors import MillstreamError
 from millstream.contracts.message import command, event
 from millstream.core.broker import Topic
 from millstream.core.handler import Context, Depends
-from millstream.core.observe import Observer, Outcome
+from millstream.core.observe import Observer, Outcome, Outcomes
 from millstream.core.retry import Retry
 from millstream.core.store import Transaction
 
@@ -20,6 +20,7 @@ __all__ = [
     "MillstreamError",
     "Observer",
     "Outcome",
+    "Outcomes",
     "Retry",
     "Router",
     "Topic",

@@ -12,7 +12,7 @@ import msgspec
 from millstream.app.settings import Settings, masked_text
 from millstream.app.work import IN_HAND
 from millstream.core.broker import Delivery
-from millstream.core.observe import Outcome
+from millstream.core.observe import Outcomes
 
 #: What every LogRecord has; anything else in one was passed as `extra`.
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -72,7 +72,7 @@ class Failures:
     def started(self, group: str, deliveries: Sequence[Delivery]) -> None:
         """Nothing is written about a beginning."""
 
-    def settled(self, outcomes: Sequence[Outcome]) -> None:
+    def settled(self, outcomes: Outcomes) -> None:
         failed = [outcome for outcome in outcomes if outcome.kind in LEVELS]
         for outcome in failed[:MOST_LINES]:
             envelope = outcome.envelope

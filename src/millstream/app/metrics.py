@@ -8,7 +8,7 @@ from millstream.app import queries
 from millstream.app.app import App
 from millstream.contracts.errors import MillstreamError
 from millstream.core.broker import Delivery
-from millstream.core.observe import Outcome
+from millstream.core.observe import Outcomes
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -79,7 +79,7 @@ class Metrics:
     def started(self, group: str, deliveries: Sequence[Delivery]) -> None:
         self._started[group,] = self._started.get((group,), 0) + len(deliveries)
 
-    def settled(self, outcomes: Sequence[Outcome]) -> None:
+    def settled(self, outcomes: Outcomes) -> None:
         counts, published = self._deliveries, self._published
         for outcome in outcomes:
             group, handler = outcome.group, outcome.handler

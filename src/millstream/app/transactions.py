@@ -18,7 +18,7 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import NotStartedError, StoreError
 from millstream.core.broker import Delivery
 from millstream.core.clock import Clock
-from millstream.core.observe import Outcome
+from millstream.core.observe import Outcomes
 from millstream.core.store import Ended, Page, Store, StoreTransaction
 
 log = logging.getLogger("millstream.worker")
@@ -39,9 +39,10 @@ class Batch:
 
     page: Page
     works: list[Work]
-    outcomes: list[Outcome]
     done: list[Delivery]
     """Settled with the broker afterwards."""
+    outcomes: Outcomes | None = None
+    """What observers are told afterwards, if there are any."""
 
 
 class Clerk(Protocol):

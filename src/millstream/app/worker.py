@@ -12,6 +12,7 @@ from typing import Self
 import msgspec
 
 from millstream.app.lanes import Lanes
+from millstream.app.outcomes import WorkOutcomes
 from millstream.app.transactions import Batch, Transactions, Verdict
 from millstream.app.work import Job, Owned, Work
 from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, from_binary, from_plain, from_structured
@@ -33,7 +34,7 @@ from millstream.contracts.message import codec_for, key_of, publisher_of
 from millstream.core.broker import Assigned, Broker, Deliveries, Delivery, Lost, Message, Partition, Revoked, Subscription
 from millstream.core.clock import Clock
 from millstream.core.handler import Handler, messages_of, verdicts_of
-from millstream.core.observe import Kind, Observer, Outcome
+from millstream.core.observe import Observer, Outcomes
 from millstream.core.retry import Again, Park
 from millstream.core.store import Mark, Page, Parked, ParkState, Store
 
@@ -605,7 +606,7 @@ class GroupWorker:
         if not works:
             return None
         page = Page(group=self.group, generation=self._generation)
-        batch = Batch(page, works, [], [])
+        batch = Batch(page, works, [])
         self._uncommitted.add(id(batch))
         touched: dict[Owned, None] = {}
         for work in works:
@@ -626,7 +627,7 @@ class GroupWorker:
             if last is not None and positional:
                 page.positions[owned.partition] = last.position + 1
         if self._observers:
-            batch.outcomes = self._outcomes(works)
+            batch.outcomes = WorkOutcomes(self.group, works, self._clock.micros() / 1e6 - self._clock.monotonic())
         return batch
 
     def _enter(self, work: Work, page: Page) -> None:
@@ -639,25 +640,6 @@ class GroupWorker:
             page.park.append(work.park)
         elif work.parked is not None:
             page.unpark.append(work.parked.id)
-
-    def _outcomes(self, works: Sequence[Work]) -> list[Outcome]:
-        offset = self._clock.micros() / 1e6 - self._clock.monotonic()
-        return [
-            Outcome(
-                work.kind or "skipped",
-                self.group,
-                work.handler.name if work.handler else "",
-                work.owned.partition,
-                work.delivery.position,
-                work.envelope,
-                work.attempt,
-                max(0.0, work.started + offset - work.envelope.time / 1e6) if work.started and work.envelope else 0.0,
-                work.worked,
-                tuple(work.published),
-                work.error,
-            )
-            for work in works
-        ]
 
     async def _commit_loop(self) -> None:
         while True:
@@ -708,7 +690,7 @@ class GroupWorker:
         self._hold_back()
         self._uncommitted.discard(id(batch))
         self._progress.set()
-        if batch.outcomes:
+        if batch.outcomes is not None:
             self._tell(batch.outcomes)
 
     async def _progressed(self, wait: float) -> None:
@@ -835,9 +817,9 @@ class GroupWorker:
                 continue
             page = Page(group=self.group, generation=self._generation, requests=[request.id])
             page.fences[owned.partition] = owned.epoch
-            outcome: Kind | None = None
+            work = Work(Delivery(parked.partition, parked.position, parked.envelope, parked.message), parked.envelope, owned, None, None, "")
             if request.kind == "discard":
-                outcome = "discarded"
+                work.kind, work.error = "discarded", request.reason
                 page.unpark.append(parked.id)
                 if parked.envelope is not None:
                     page.marks.append(Mark(parked.envelope.source, parked.envelope.id))
@@ -847,12 +829,12 @@ class GroupWorker:
             async with self.committing:
                 await self._store.commit(page)
             executed = True
-            if outcome is not None:
+            if work.kind is not None:
                 owned.unblock(parked.sequence)
-                self._tell([Outcome(outcome, self.group, "", owned.partition, parked.position, parked.envelope, error=request.reason)])
+                self._tell(WorkOutcomes(self.group, [work], 0.0))
         return executed
 
-    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+    def _tell(self, outcomes: Outcomes) -> None:
         for observer in self._observers:
             try:
                 observer.settled(outcomes)

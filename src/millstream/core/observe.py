@@ -1,12 +1,13 @@
 """The one seam through which everything that happens to deliveries is seen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from millstream.contracts.envelope import Envelope
 from millstream.core.broker import Delivery, Partition
+from millstream.core.store import Parked
 
 Kind = Literal["handled", "retry", "parked", "queued", "duplicate", "skipped", "discarded"]
 
@@ -29,6 +30,24 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     worked: float = 0.0
     published: tuple[Envelope, ...] = ()
     error: str = ""
+    parked: Parked | None = None
+    """What is kept of it in the store, for `retry`, `parked` and `queued`."""
+
+
+class Outcomes(Protocol):
+    """The outcomes of one commit; each is made only when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Outcome]: ...
+
+    def counts(self) -> Mapping[tuple[str, Kind], int]:
+        """How many there are of each handler's name (empty where none took it) and kind."""
+        ...
+
+    def pick(self, wanted: Callable[[Kind, Envelope | None], bool]) -> Iterator[Outcome]:
+        """Only those wanted; the others cost next to nothing."""
+        ...
 
 
 class Observer(Protocol):
@@ -40,4 +59,4 @@ class Observer(Protocol):
 
     def started(self, group: str, deliveries: Sequence[Delivery]) -> None: ...
 
-    def settled(self, outcomes: Sequence[Outcome]) -> None: ...
+    def settled(self, outcomes: Outcomes) -> None: ...

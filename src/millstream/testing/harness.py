@@ -12,7 +12,7 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, MillstreamError, NotStartedError
 from millstream.contracts.message import codec_for, contract_of
 from millstream.core.broker import Delivery
-from millstream.core.observe import Outcome
+from millstream.core.observe import Outcome, Outcomes
 from millstream.core.store import Parked, RequestKind
 from millstream.stores.memory import MemoryStore
 from millstream.testing.manual_clock import ManualClock
@@ -210,7 +210,7 @@ class _Seen:
             what = f"{delivery.envelope.type} {delivery.envelope.id}" if delivery.envelope else "a message"
             self._started[group, delivery.partition.topic, delivery.partition.number, delivery.position] = f"{what} in {group}"
 
-    def settled(self, outcomes: Sequence[Outcome]) -> None:
+    def settled(self, outcomes: Outcomes) -> None:
         self.outcomes += outcomes
         for outcome in outcomes:
             self._started.pop((outcome.group, outcome.partition.topic, outcome.partition.number, outcome.position), None)

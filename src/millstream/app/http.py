@@ -109,7 +109,10 @@ async def serving(application: Asgi, listening: socket.socket) -> AsyncGenerator
         def capture_signals(self) -> Any:
             return nullcontext()
 
-    config = uvicorn.Config(application, lifespan="off", log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=1)  # pyright: ignore[reportArgumentType]
+    application_: Any = application
+    config = uvicorn.Config(
+        application_, lifespan="off", log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=1
+    )
     server = Server(config)
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:

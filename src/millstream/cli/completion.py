@@ -1,0 +1,17 @@
+"""`millstream completion`."""
+
+import sys
+from typing import Literal
+
+
+def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> None:
+    """Print the completion script of a shell, to be loaded at its start.
+
+    For example:
+      millstream completion bash > ~/.local/share/bash-completion/completions/millstream
+      millstream completion zsh > ~/.zfunc/_millstream
+      millstream completion fish > ~/.config/fish/completions/millstream.fish
+    """
+    from millstream.cli.main import commands
+
+    sys.stdout.write(commands().generate_completion(shell=shell))

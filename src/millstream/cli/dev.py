@@ -1,0 +1,86 @@
+"""`millstream dev`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from millstream.app.settings import resolve
+from millstream.cli.place import WHERE
+from millstream.cli.screen import PLAIN, Look, Screen
+from millstream.contracts.errors import ConfigurationError
+
+#: How long a stopping process gets before it is killed: nobody waits long for a reload.
+PATIENCE = 5.0
+
+
+async def dev(
+    target: Annotated[str | None, Parameter(name="MODULE:APP", help="The App; the setting `app` when it is left out.")] = None,
+    /,
+    *,
+    watch: Annotated[tuple[Path, ...], Parameter(help="A folder whose changes count; the current one by default.", negative="")] = (),
+    http: Annotated[str | None, Parameter(help="Serve /livez, /readyz and /metrics at HOST:PORT.")] = None,
+    broker: Annotated[str | None, Parameter(group=WHERE, help="URL of the broker, such as sqlite:///shop.db.")] = None,
+    store: Annotated[str | None, Parameter(group=WHERE, help="URL of the service's store.")] = None,
+    look: Look = PLAIN,
+) -> int:
+    """Run a service, and start it anew whenever a Python file changes.
+
+    What was in flight is delivered again, as after any restart. Needs the extra `dev`.
+
+    For example:
+      millstream dev inventory:app
+      millstream dev inventory:app --watch src --http 127.0.0.1:9464
+    """
+    settings = resolve(flag={"app": target, "broker": broker, "store": store, "http": http})
+    if settings.app is None:
+        raise ConfigurationError("no App was named. Say which: millstream dev MODULE:APP, or set `app` in pyproject.toml.")
+    try:
+        from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType]
+    except ImportError:
+        raise ConfigurationError("this needs watchfiles, which is not installed. Install it: pip install 'millstream[dev]'") from None
+    folders = watch or (Path.cwd(),)
+    if missing := [str(folder) for folder in folders if not folder.exists()]:  # noqa: ASYNC240 - once, at the start
+        raise ConfigurationError(f"--watch {missing[0]}: there is no such folder.")
+    command = [sys.executable, "-m", "millstream", "run", settings.app, "--workers", "1"]
+    for name, value in (("broker", broker), ("store", store), ("http", http), ("output", look.output), ("color", look.color)):
+        command += [f"--{name}", value] if value is not None else []
+    screen, stop = Screen(look), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    changes: AsyncIterator[set[tuple[object, str]]] = awatch(*folders, watch_filter=PythonFilter(), stop_event=stop)
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        screen.hint(f"watching {', '.join(map(str, folders))}")
+        async for changed in changes:
+            names = _names(path for _, path in changed)
+            screen.hint(f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''} changed: starting anew")
+            await _stop(process)
+            process = await asyncio.create_subprocess_exec(*command)
+    finally:
+        await _stop(process)
+    return 0
+
+
+def _names(paths: Iterable[str]) -> list[str]:
+    return sorted({os.path.relpath(path) for path in paths})
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), PATIENCE)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

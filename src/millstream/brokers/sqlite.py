@@ -221,11 +221,18 @@ class SqliteBroker:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._gathering:
             batch = self._batch
-            if batch is None or batch.taken:
-                batch = self._batch = _Batch(self.log)
-                self.file.submit(batch.write).add_done_callback(batch.settle)
-            batch.packed.extend(packed)
+            joins = batch is not None and not batch.taken
+            if batch is None or not joins:
+                batch = self._batch = _Batch(self.log, self._gathering)
+            batch.packed += packed
             batch.waiters.append(done)
+        if not joins:
+            # Last of all: the writer's thread wants Python's lock as soon as it has this.
+            try:
+                self.file.post(batch.write, batch.settle)
+            except MillstreamError:
+                batch.taken = True
+                raise
         try:
             # Whoever stops waiting does not stop the write: others share it.
             await done
@@ -384,20 +391,21 @@ class SqliteBroker:
 class _Batch:
     """The publishes that share one write."""
 
-    def __init__(self, log: SqliteLog) -> None:
+    def __init__(self, log: SqliteLog, gathering: threading.Lock) -> None:
         self._log = log
+        self._gathering = gathering
         self.taken = False
         self.packed: list[Packed] = []
         self.waiters: list[asyncio.Future[None]] = []
 
     def write(self, connection: Connection) -> None:
         """Append all that was gathered; from now on nothing more is."""
-        self.taken = True
+        with self._gathering:
+            self.taken = True
         self._log.append_packed(connection, self.packed)
 
-    def settle(self, future: "asyncio.Future[None]") -> None:
+    def settle(self, _: None, error: BaseException | None) -> None:
         """Tell those who wait."""
-        error = None if future.cancelled() else future.exception()
         for waiter in self.waiters:
             if waiter.done():
                 continue

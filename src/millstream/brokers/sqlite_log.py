@@ -7,11 +7,10 @@ that a partition's history lies together and finding a position is one look-up.
 
 import itertools
 import secrets
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any
+from itertools import chain, repeat
+from zlib import crc32
 
 import msgspec
 
@@ -26,12 +25,15 @@ SCHEMA = """
 create table if not exists broker_meta(key text primary key, value text not null) without rowid;
 create table if not exists broker_topic(
   id integer primary key, name text not null unique, partitions integer not null, retain_seconds real, retain_bytes integer);
-create table if not exists broker_partition(
+create table if not exists broker_place(
   tp integer primary key, topic integer not null references broker_topic, number integer not null,
-  next integer not null default 0, first integer not null default 0, bytes integer not null default 0, unique(topic, number));
+  first integer not null default 0, removed integer not null default 0, unique(topic, number));
 create table if not exists broker_page(
   at integer primary key, count integer not null, raw integer not null, stored integer not null, before integer not null,
   crc integer not null, events blob not null);
+create view if not exists broker_partition(tp, topic, number, first, next) as select tp, topic, number, first, coalesce(
+  (select at + count - (tp << 44) from broker_page where at between tp << 44 and ((tp + 1) << 44) - 1 order by at desc limit 1), first)
+  from broker_place;
 """
 
 DEFAULT_PARTITIONS = 8
@@ -40,10 +42,14 @@ MOST_PARTITIONS = 10_000
 SHIFT = 44
 #: A page ends at so many events or bytes, so that reading one of them costs little.
 PAGE_EVENTS, PAGE_BYTES = 500, 256 << 10
+#: One more than the largest offset.
+OFFSETS = 1 << SHIFT
 #: One read stops after so many bytes, however many events were asked for.
 READ_BYTES = 16 << 20
 #: Rows written by one statement.
 ROWS_AT_ONCE = 16
+
+INSERT = [f"insert into broker_page values {','.join(['(?,?,?,?,?,?,?)'] * rows)}" for rows in range(ROWS_AT_ONCE + 1)]  # noqa: S608
 
 FETCH = (
     "select at, count, raw, crc, events from broker_page"
@@ -66,23 +72,23 @@ _decode_raw = msgspec.msgpack.Decoder(list[_Raw]).decode
 
 
 class Packed(msgspec.Struct, frozen=True, gc=False):
-    """An event or a message, ready to be appended."""
+    """An event or a message (`raw`), ready to be appended."""
 
     topic: str
     key: str | bytes | None
-    raw: bool
+    raw: int
     body: bytes
 
 
 def pack(envelope: Envelope) -> Packed:
     """Make an event ready to be appended."""
-    return Packed(envelope.topic, envelope.key, False, _encode(envelope))  # noqa: FBT003
+    return Packed(envelope.topic, envelope.key, 0, _encode(envelope))
 
 
 def pack_message(message: Message, now: int) -> Packed:
     """Make a message ready to be appended."""
     raw = _Raw(message.key, message.body, message.headers, message.time or now)
-    return Packed(message.topic, message.key, True, _encode(raw))  # noqa: FBT003
+    return Packed(message.topic, message.key, 1, _encode(raw))
 
 
 @dataclass(slots=True)
@@ -100,9 +106,12 @@ class SqliteLog:
     def __init__(self, file: SqliteFile, micros: Callable[[], int]) -> None:
         file.require(SCHEMA)
         file.on_rollback.add(self._forget)
+        file.on_foreign.add(self._forget_ends)
         self.file = file
         self._micros = micros
         self._topics: dict[str, KnownTopic] = {}
+        self._ends: dict[int, tuple[int, int]] = {}
+        """The next offset of a partition, and the bytes before it; kept while nobody else writes."""
         self._turn = itertools.count(1)
         self.id = ""
 
@@ -116,6 +125,10 @@ class SqliteLog:
     def _forget(self) -> None:
         # Topics are never removed, but one that was just made may have been rolled back.
         self._topics = {}
+        self._ends = {}
+
+    def _forget_ends(self) -> None:
+        self._ends = {}
 
     def knows(self, topic: str) -> bool:
         """Whether the topic was seen; False says nothing."""
@@ -128,7 +141,7 @@ class SqliteLog:
             row = connection.execute("select id from broker_topic where name=?", (name,)).fetchone()
             if row is None:
                 return None
-            tps = [tp for (tp,) in connection.execute("select tp from broker_partition where topic=? order by number", row)]
+            tps = [tp for (tp,) in connection.execute("select tp from broker_place where topic=? order by number", row)]
             known = self._topics[name] = KnownTopic(row[0], name, tps)
         return known
 
@@ -139,7 +152,7 @@ class SqliteLog:
             count = partitions or DEFAULT_PARTITIONS
             connection.execute("insert into broker_topic(name, partitions) values(?,?)", (name, count))
             topic = connection.last_insert_rowid()
-            connection.executemany("insert into broker_partition(topic, number) values(?,?)", [(topic, n) for n in range(count)])
+            connection.executemany("insert into broker_place(topic, number) values(?,?)", [(topic, n) for n in range(count)])
             known = self.find_topic(connection, name)
         assert known is not None
         if known.tps[-1] >= 1 << (63 - SHIFT):
@@ -152,58 +165,76 @@ class SqliteLog:
         """Append events, each after what its partition holds."""
         self.append_packed(connection, [pack(envelope) for envelope in envelopes])
 
-    def append_packed(self, connection: Connection, packed: Iterable[Packed]) -> None:
+    def append_packed(self, connection: Connection, packed: Sequence[Packed]) -> None:
         """Append what was packed; events without a key go together to whichever partition has its turn."""
+        if len(packed) == 1 and self._append_one(connection, packed[0]):
+            return
         turn = next(self._turn)
         topics: dict[str, list[int]] = {}
-        pages: dict[tuple[int, bool], list[bytes]] = {}
+        places: dict[int, list[bytes]] = {}
         for item in packed:
             tps = topics.get(item.topic)
             if tps is None:
                 tps = topics[item.topic] = self.topic(connection, item.topic).tps
             key = item.key
-            if key is None:
-                number = turn % len(tps)
-            elif isinstance(key, str):
+            if isinstance(key, str):
                 number = partition_of(key, len(tps))
+            elif key is None:
+                number = turn % len(tps)
             else:
                 number = (murmur2(key) & 0x7FFFFFFF) % len(tps)
-            place = tps[number], item.raw
-            bodies = pages.get(place)
+            # Events and bare messages of a partition do not share a page.
+            place = tps[number] << 1 | item.raw
+            bodies = places.get(place)
             if bodies is None:
-                pages[place] = [item.body]
+                places[place] = [item.body]
             else:
                 bodies.append(item.body)
-        if pages:
-            self._write(connection, pages)
+        pages = [page for place in sorted(places) for page in self._pages(connection, place >> 1, place & 1, places[place])]
+        # Each statement gives up and takes back Python's lock: many rows at once.
+        for start in range(0, len(pages), ROWS_AT_ONCE):
+            some = pages[start : start + ROWS_AT_ONCE]
+            connection.execute(INSERT[len(some)], [*chain.from_iterable(some)])
 
-    def _write(self, connection: Connection, pages: dict[tuple[int, bool], list[bytes]]) -> None:
-        tps = sorted({tp for tp, _ in pages})
-        states: dict[int, tuple[int, int]] = {}
-        for start in range(0, len(tps), 64):
-            some = tps[start : start + 64]
-            for tp, offset, size in connection.execute(
-                f"select tp, next, bytes from broker_partition where tp in ({','.join('?' * len(some))})",  # noqa: S608
-                some,
-            ):
-                states[tp] = offset, size
+    def _append_one(self, connection: Connection, item: Packed) -> bool:
+        """The shortest way for one event whose partition's end is known: somebody waits for just this one."""
+        topic, key = self._topics.get(item.topic), item.key
+        if topic is None or not isinstance(key, str):
+            return False
+        tp = topic.tps[partition_of(key, len(topic.tps))]
+        end = self._ends.get(tp)
+        if end is None:
+            return False
+        offset, before = end
+        events = b"\x91" + item.body
+        connection.execute(INSERT[1], (tp << SHIFT | offset, 1, item.raw, self._micros(), before, crc32(events), events))
+        self._ends[tp] = offset + 1, before + len(events)
+        return True
+
+    def _pages(self, connection: Connection, tp: int, raw: int, bodies: list[bytes]) -> list[tuple[int, int, int, int, int, int, bytes]]:
+        """The rows that hold these, from the partition's end on."""
         stored = self._micros()
-        rows: list[tuple[int, int, bool, int, int, int, bytes]] = []
-        for (tp, raw), bodies in sorted(pages.items()):
-            offset, before = states[tp]
-            for some in _paged(bodies):
-                events = _array(some)
-                rows.append((tp << SHIFT | offset, len(some), raw, stored, before, zlib.crc32(events), events))
-                offset += len(some)
-                before += len(events) + 64 * len(some)
-            states[tp] = offset, before
-        _execute_many(connection, "insert into broker_page values {}", rows)
-        _execute_many(
-            connection,
-            "with moved(tp, next, bytes) as (values {}) update broker_partition set next=moved.next, bytes=moved.bytes"
-            " from moved where broker_partition.tp=moved.tp",
-            [(tp, *states[tp]) for tp in tps],
-        )
+        offset, before = self._ends.get(tp) or self._end(connection, tp)
+        pages: list[tuple[int, int, int, int, int, int, bytes]] = []
+        for some in _paged(bodies):
+            count, events = len(some), _array(some)
+            pages.append((tp << SHIFT | offset, count, raw, stored, before, crc32(events), events))
+            offset += count
+            before += len(events)
+        self._ends[tp] = offset, before
+        return pages
+
+    def _end(self, connection: Connection, tp: int) -> tuple[int, int]:
+        base = tp << SHIFT
+        last = connection.execute(
+            "select at + count, before + length(events) from broker_page where at between ? and ? order by at desc limit 1",
+            (base, base + OFFSETS - 1),
+        ).fetchone()
+        if last is not None:
+            return last[0] - base, last[1]
+        row = connection.execute("select first, removed from broker_place where tp=?", (tp,)).fetchone()
+        assert row is not None
+        return row[0], row[1]
 
     # Reading
 
@@ -240,7 +271,7 @@ class SqliteLog:
         deliveries: list[Delivery] = []
         size = 0
         for at, count, raw, crc, events in self.file.query(FETCH, (base, base + position, base + position + most)):
-            if zlib.crc32(events) != crc:
+            if crc32(events) != crc:
                 raise StoreDamagedError(
                     f"{self.file.path}: the events of {partition.topic}/{partition.number} from {at - base} on are not what was "
                     "written: the disk has changed them. Stop all processes, keep a copy, and restore a backup."
@@ -299,38 +330,37 @@ class SqliteLog:
         if seconds is not None:
             upto = self.position_at(tp, self._micros() - int(seconds * 1e6))
         if size is not None:
-            ((total,),) = self.file.query("select bytes from broker_partition where tp=?", (tp,))
-            upto = max(upto, self._first(tp, "before", total - size))
+            upto = max(upto, self._first(tp, "before", self._end(self.file.reader, tp)[1] - size))
         return upto
 
     def remove(self, connection: Connection, tp: int, upto: int, most: int) -> tuple[int, bool]:
         """Remove whole pages before a position, some at a time; says how many events went, and whether there are more."""
         base = tp << SHIFT
         pages = connection.execute(
-            "select at, count from broker_page where at>=?1 and at<?2 and at+count<=?2 order by at limit ?3", (base, base + upto, most)
+            "select at, count, before + length(events) from broker_page where at>=?1 and at<?2 and at+count<=?2 order by at limit ?3",
+            (base, base + upto, most),
         ).fetchall()
         if not pages:
             return 0, False
-        end = pages[-1][0] + pages[-1][1]
+        end, removed = pages[-1][0] + pages[-1][1], pages[-1][2]
         connection.execute("delete from broker_page where at>=? and at<?", (base, end))
-        connection.execute("update broker_partition set first=? where tp=?", (end - base, tp))
-        return sum(count for _, count in pages), len(pages) == most
+        connection.execute("update broker_place set first=?, removed=? where tp=?", (end - base, removed, tp))
+        return sum(count for _, count, _ in pages), len(pages) == most
 
 
-def _paged(bodies: list[bytes]) -> Iterable[list[bytes]]:
+def _paged(bodies: list[bytes]) -> list[list[bytes]]:
     """Cut into pages."""
-    if len(bodies) <= PAGE_EVENTS and sum(map(len, bodies)) <= PAGE_BYTES:
-        yield bodies
-        return
-    page: list[bytes] = []
+    if len(bodies) == 1 or (len(bodies) <= PAGE_EVENTS and sum(map(len, bodies)) <= PAGE_BYTES):
+        return [bodies]
+    pages: list[list[bytes]] = [[]]
     size = 0
     for body in bodies:
-        if page and (len(page) == PAGE_EVENTS or size + len(body) > PAGE_BYTES):
-            yield page
-            page, size = [], 0
-        page.append(body)
+        if pages[-1] and (len(pages[-1]) == PAGE_EVENTS or size + len(body) > PAGE_BYTES):
+            pages.append([])
+            size = 0
+        pages[-1].append(body)
         size += len(body)
-    yield page
+    return pages
 
 
 def _array(bodies: list[bytes]) -> bytes:
@@ -338,11 +368,3 @@ def _array(bodies: list[bytes]) -> bytes:
     count = len(bodies)
     head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
     return head + b"".join(bodies)
-
-
-def _execute_many(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Run a statement with many rows of values at once: each step of SQLite gives up and takes back Python's lock."""
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = rows[start : start + ROWS_AT_ONCE]
-        values = ",".join([f"({','.join('?' * len(some[0]))})"] * len(some))
-        connection.execute(sql.format(values), [value for row in some for value in row])

@@ -12,10 +12,11 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future as ThreadFuture
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import apsw
 
@@ -46,44 +47,61 @@ SETTINGS = ("wal_autocheckpoint=2000", f"journal_size_limit={64 << 20}", "temp_s
 ROWS, MEMBERS, NOTHING = b"r", b"m", b""
 
 
-@contextmanager
-def sqlite_errors(path: str) -> Generator[None]:
-    """Let no apsw exception out: each becomes one of ours that says what to do."""
-    try:
-        yield
-    except (apsw.BusyError, apsw.LockedError) as error:
-        raise StoreBusyError(
-            f"{path}: another process held the write lock for over {BUSY:g} s; "
-            "it may be stopped inside a commit (look for a stopped or debugged process). Nothing was written; try again."
-        ) from error
-    except apsw.FullError as error:
-        raise StoreFullError(f"{path}: the disk is full; nothing was written. Free some space and try again.") from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
-        raise StoreReadOnlyError(f"{path}: cannot be written; check the permissions of the file and its folder.") from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StoreDamagedError(
-            f"{path}: is damaged or not a database ({error}). Stop all processes, keep a copy, and restore a backup."
-        ) from error
-    except apsw.CantOpenError as error:
-        raise StoreError(f"{path}: cannot be opened; does the folder exist, and may this user write to it?") from error
-    except apsw.IOError as error:
-        raise StoreError(f"{path}: the disk reported an error ({error}); what was being written is not acknowledged.") from error
-    except apsw.Error as error:
-        raise StoreError(f"{path}: SQLite refused ({error}); nothing was written. Correct the statement.") from error
+class sqlite_errors:  # noqa: N801 - it reads like the function that it stands for, and costs a third of one
+    """`with sqlite_errors(path):` lets no apsw exception out: each becomes one of ours that says what to do."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, apsw.Error):
+            raise translated(error, self._path) from error
+
+
+def translated(error: apsw.Error, path: str) -> StoreError:
+    """Say in our words what SQLite reports of a file, and what to do."""
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return StoreBusyError(
+                f"{path}: another process held the write lock for over {BUSY:g} s; "
+                "it may be stopped inside a commit (look for a stopped or debugged process). Nothing was written; try again."
+            )
+        case apsw.FullError():
+            return StoreFullError(f"{path}: the disk is full; nothing was written. Free some space and try again.")
+        case apsw.ReadOnlyError() | apsw.PermissionsError():
+            return StoreReadOnlyError(f"{path}: cannot be written; check the permissions of the file and its folder.")
+        case apsw.CorruptError() | apsw.NotADBError():
+            return StoreDamagedError(
+                f"{path}: is damaged or not a database ({error}). Stop all processes, keep a copy, and restore a backup."
+            )
+        case apsw.CantOpenError():
+            return StoreError(f"{path}: cannot be opened; does the folder exist, and may this user write to it?")
+        case apsw.IOError():
+            return StoreError(f"{path}: the disk reported an error ({error}); what was being written is not acknowledged.")
+        case _:
+            return StoreError(f"{path}: SQLite refused ({error}); nothing was written. Correct the statement.")
 
 
 @dataclass(slots=True)
-class _Job(Generic[T]):
+class _Job:
     """A write that waits for its transaction; it may run again after a rollback."""
 
-    write: Callable[[Connection], T]
-    future: "asyncio.Future[T] | ThreadFuture[T]"
+    write: Callable[[Connection], Any]
+    settle: Callable[[Any, BaseException | None], None]
+    """Told the result, or the error, once it is on disk or is not."""
     wakes: bytes
+    on_loop: bool = True
+    """Where `settle` is called: on the loop, or else on the writer's own thread."""
     lends: bool = False
     """Whether somebody else uses the connection meanwhile; such a job has a transaction to itself."""
 
 
-_Outcome = tuple[_Job[Any], Any, BaseException | None]
+_Outcome = tuple[_Job, Any, BaseException | None]
 
 
 class SqliteFile:
@@ -93,11 +111,14 @@ class SqliteFile:
         self.path = str(Path(path).expanduser().absolute())
         self.on_rollback: set[Callable[[], None]] = set()
         """Called on the writer's thread after a rollback: what was learnt inside may be untrue."""
+        self.on_foreign: set[Callable[[], None]] = set()
+        """Called inside a transaction, before its writes, when somebody else has written since the last one."""
+        self._version = -1
         self._listeners: set[Callable[[bytes], None]] = set()
         self._synchronous = synchronous
         self._vfs = vfs
         self._users = 0
-        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._reader: Connection | None = None
         self._writer: Connection | None = None
@@ -107,15 +128,19 @@ class SqliteFile:
         self._borrowers = 0
         self._pid = 0
         self._schemas: list[str] = []
+        self._pending = False
 
     def require(self, schema: str) -> None:
         """Have these tables (idempotent SQL) made when the file is opened."""
         if schema not in self._schemas:
             self._schemas.append(schema)
+            self._pending = True
 
     async def __aenter__(self) -> Self:
         self._users += 1
         if self._users > 1:
+            if self._pending:
+                await self.write(self._make, wakes=NOTHING)
             return self
         try:
             self._open()
@@ -185,9 +210,13 @@ class SqliteFile:
         if connection.execute("pragma journal_mode=wal").fetchone() != ("wal",):
             raise StoreError(f"{self.path}: this file system cannot do WAL (a network drive?); use a local disk.")
         connection.execute("begin immediate")
+        self._make(connection)
+        connection.execute(f"pragma application_id={APPLICATION_ID}; pragma user_version={SCHEMA_VERSION}; commit")
+
+    def _make(self, connection: Connection) -> None:
+        self._pending = False
         for schema in self._schemas:
             connection.execute(schema)
-        connection.execute(f"pragma application_id={APPLICATION_ID}; pragma user_version={SCHEMA_VERSION}; commit")
 
     # Reading
 
@@ -213,8 +242,13 @@ class SqliteFile:
         When another write of the same transaction fails, `write` runs again in a new one.
         """
         future: asyncio.Future[T] = self._started().create_future()
-        self._jobs.put(_Job(write, future, wakes))
+        self._jobs.put(_Job(write, partial(_resolve, future), wakes))
         return future
+
+    def post(self, write: Callable[[Connection], None], settle: Callable[[None, BaseException | None], None]) -> None:
+        """The same for a write that others join until it runs: `settle` is called on the loop."""
+        self._started()
+        self._jobs.put(_Job(write, settle, ROWS))
 
     async def write(self, write: Callable[[Connection], T], *, wakes: bytes = ROWS) -> T:
         """Run `write` in the next transaction and wait until it is on disk."""
@@ -231,7 +265,8 @@ class SqliteFile:
         borrowed = Borrowed(self._returned)
         borrowed.ended.add_done_callback(lambda _: loop.call_soon_threadsafe(lent.cancel))
         self._borrowers += 1
-        self._jobs.put(_Job(borrowed.lend(lambda c: loop.call_soon_threadsafe(_resolve, lent, c)), borrowed.ended, ROWS, lends=True))
+        lend = borrowed.lend(lambda connection: loop.call_soon_threadsafe(_resolve, lent, connection, None))
+        self._jobs.put(_Job(lend, partial(_resolve, borrowed.ended), ROWS, on_loop=False, lends=True))
         try:
             borrowed.connection = await lent
         except BaseException:
@@ -255,7 +290,7 @@ class SqliteFile:
         lent: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         borrowed = Borrowed(lambda: None)
         borrowed.ended.add_done_callback(lambda _: lent.put(None))
-        self._jobs.put(_Job(borrowed.lend(lent.put), borrowed.ended, ROWS, lends=True))
+        self._jobs.put(_Job(borrowed.lend(lent.put), partial(_resolve, borrowed.ended), ROWS, on_loop=False, lends=True))
         try:
             connection = lent.get(timeout=2 * BUSY)
         except queue.Empty:
@@ -291,9 +326,9 @@ class SqliteFile:
             if lent is not None:
                 self._transact([lent])
 
-    def _gather(self) -> tuple[list[_Job[Any]], _Job[Any] | None, bool]:
+    def _gather(self) -> tuple[list[_Job], _Job | None, bool]:
         """What waits now: writes to do together, one that lends the connection after them, and whether to stop."""
-        jobs: list[_Job[Any]] = []
+        jobs: list[_Job] = []
         job = self._jobs.get()
         while job is not None:
             if job.lends:
@@ -307,7 +342,7 @@ class SqliteFile:
                 return jobs, None, False
         return jobs, None, True
 
-    def _transact(self, jobs: list[_Job[Any]]) -> None:
+    def _transact(self, jobs: list[_Job]) -> None:
         try:
             with sqlite_errors(self.path):
                 results = self._commit(self._writer or self._reconnect(), jobs)
@@ -326,34 +361,42 @@ class SqliteFile:
             outcomes = [(job, None, error) for job in jobs]
         self._tell(outcomes)
 
-    def _commit(self, connection: Connection, jobs: list[_Job[Any]]) -> list[Any]:
+    def _commit(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
         connection.execute("begin immediate")
         try:
+            if connection.data_version() != self._version:
+                for forget in self.on_foreign:
+                    forget()
             results = [job.write(connection) for job in jobs]
             connection.execute("commit")
         except BaseException:
+            self._version = -1
             if connection.in_transaction:
                 connection.execute("rollback")
             raise
+        self._version = connection.data_version()
         return results
 
     def _tell(self, outcomes: list[_Outcome]) -> None:
-        wakes = b"".join({job.wakes for job, _, error in outcomes if error is None})
-        waiting: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        for job, result, error in outcomes:
-            if isinstance(job.future, ThreadFuture):
-                _resolve(job.future, result, error)
+        wakes = NOTHING
+        waiting: list[_Outcome] = []
+        for outcome in outcomes:
+            job, result, error = outcome
+            if job.on_loop:
+                waiting.append(outcome)
             else:
-                waiting.append((job.future, result, error))
+                job.settle(result, error)
+            if error is None and job.wakes not in wakes:
+                wakes += job.wakes
         if (loop := self._loop) is not None and (waiting or wakes):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._settle, waiting, wakes)
         if self._wake is not None and wakes:
             self._wake.send(wakes)
 
-    def _settle(self, waiting: "list[tuple[asyncio.Future[Any], Any, BaseException | None]]", wakes: bytes) -> None:
-        for future, result, error in waiting:
-            _resolve(future, result, error)
+    def _settle(self, waiting: list[_Outcome], wakes: bytes) -> None:
+        for job, result, error in waiting:
+            job.settle(result, error)
         if wakes:
             self._changed(wakes)
 
@@ -447,7 +490,7 @@ class _RolledBackError(Exception):
     """The borrower of the connection did not want it committed."""
 
 
-def _resolve(future: "asyncio.Future[Any] | ThreadFuture[Any]", result: object, error: BaseException | None = None) -> None:
+def _resolve(future: "asyncio.Future[Any] | ThreadFuture[Any]", result: object, error: BaseException | None) -> None:
     if future.done():
         return
     if error is None:

@@ -23,6 +23,7 @@ class SqliteInbox:
     def __init__(self, file: SqliteFile, window: float) -> None:
         file.require(SCHEMA)
         file.on_rollback.add(self.forget_scopes)
+        file.on_foreign.add(self.forget_scopes)
         self._file = file
         self._window = int(window * 1e6)
         self._scopes: dict[tuple[str, int, str], int] = {}

@@ -36,13 +36,15 @@ class SqliteOutbox:
     def after(self, after: int, most: int) -> list[tuple[int, Envelope]]:
         """The next events beyond `after`, each with its number."""
         found: list[tuple[int, Envelope]] = []
-        ((last,),) = self._file.query(f"select {_LAST}")  # noqa: S608
+        ((last, sent),) = self._file.query(f"select {_LAST}, upto from store_sent")  # noqa: S608
         if after > last:
             raise StoreMismatchError(
                 f"{self._file.path}: the broker has copied this store's outbox up to {after}, but it ends at {last}: "
                 "the store is an older copy of itself. What it publishes now would be taken for copied already. "
                 "Restore the newest copy of the store; its events must not be lost silently."
             )
+        # Of a page that was sent in part, the rest alone.
+        after = max(after, sent)
         while len(found) < most:
             page = self._file.query(
                 "select last, count, events from store_outbox where last>? order by last limit 1", (found[-1][0] if found else after,)

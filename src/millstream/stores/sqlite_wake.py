@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 SOCKET_PATH_LIMIT = 100
-CLOCK_TICK_NS = 50_000_000
+#: Said by a process that has just come.
+HELLO = b"h"
+#: How long a list of the others is good for, in seconds, when nobody has said hello.
+LIST_EVERY = 1.0
 
 
 class WakeUp:
@@ -28,11 +31,13 @@ class WakeUp:
         self._loop = loop
         self._heard = heard
         self._peers: list[str] = []
-        self._listed = -1
+        self._list_at = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)  # noqa: FBT003
         self._bind()
         loop.add_reader(self._socket, self._receive)
+        self._list()
+        self.send(HELLO)
 
     def _bind(self) -> None:
         for last in (*[False] * 10, True):
@@ -48,28 +53,33 @@ class WakeUp:
 
     def send(self, kinds: bytes) -> None:
         """Wake every other process; a dead one's socket is cleared away."""
-        with contextlib.suppress(OSError):
-            changed = self._folder.stat().st_mtime_ns
-            if changed != self._listed:
-                self._peers = [e.path for e in os.scandir(self._folder) if e.name != self._own.name]
-                # Whoever arrives within the same tick of the clock does not change the time again.
-                self._listed = changed if abs(time.time_ns() - changed) > CLOCK_TICK_NS else -1
+        if time.monotonic() >= self._list_at:
+            self._list()
         for peer in self._peers:
             try:
                 self._socket.sendto(kinds, peer)
             except BlockingIOError:
                 pass  # it has wake-ups waiting already
             except (ConnectionRefusedError, FileNotFoundError):
+                self._list_at = 0.0
                 with contextlib.suppress(OSError):
                     os.unlink(peer)
             except OSError:
                 pass
+
+    def _list(self) -> None:
+        """See who is there: when somebody says hello, and now and then, should that have been lost."""
+        self._list_at = time.monotonic() + LIST_EVERY
+        with contextlib.suppress(OSError):
+            self._peers = [entry.path for entry in os.scandir(self._folder) if entry.name != self._own.name]
 
     def _receive(self) -> None:
         kinds = b""
         with contextlib.suppress(OSError):
             while received := self._socket.recv(16):
                 kinds += received
+        if HELLO in kinds:
+            self._list_at = 0.0
         self._heard(kinds)
 
     def close(self) -> None:

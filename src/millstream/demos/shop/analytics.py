@@ -74,7 +74,9 @@ def _add_to_span(db: Sql, at: datetime, *, orders: int = 0, revenue: int = 0) ->
 
 def build(settings: Settings) -> App:
     """The analytics service."""
-    app = App("analytics", broker=settings.broker_url, store=settings.store_url("analytics"), schema=SCHEMA)
+    points = crash_points(settings, "analytics")
+    store = settings.store_url("analytics")
+    app = App("analytics", broker=settings.broker_url, store=store, schema=SCHEMA, observers=[points])
 
     if not settings.protections.all_on:
         handle_unprotected(
@@ -85,7 +87,7 @@ def build(settings: Settings) -> App:
             ConfirmationSent,
             business=count,
             protections=settings.protections,
-            points=crash_points(settings, "analytics"),
+            points=points,
             group="analytics.project",
         )
         return app

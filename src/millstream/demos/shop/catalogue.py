@@ -16,12 +16,12 @@ class Product:
 
 
 PRODUCTS = (
-    Product("flour-rye", "Rye flour, 1 kg", "Stone-ground, whole grain", 349, 5_000_000, 20),
-    Product("flour-spelt", "Spelt flour, 1 kg", "Fine, for cakes and pasta", 429, 5_000_000, 20),
-    Product("oats", "Rolled oats, 500 g", "From oats of one field", 259, 5_000_000, 24),
-    Product("semolina", "Durum semolina, 1 kg", "Coarse, for gnocchi and bread", 319, 5_000_000, 16),
+    Product("flour-rye", "Rye flour, 1\u00a0kg", "Stone-ground, whole grain", 349, 5_000_000, 20),
+    Product("flour-spelt", "Spelt flour, 1\u00a0kg", "Fine, for cakes and pasta", 429, 5_000_000, 20),
+    Product("oats", "Rolled oats, 500\u00a0g", "From oats of one field", 259, 5_000_000, 24),
+    Product("semolina", "Durum semolina, 1\u00a0kg", "Coarse, for gnocchi and bread", 319, 5_000_000, 16),
     Product("hand-mill", "Hand mill, beech", "Grinds 100 g a minute; few are made", 8900, 60, 3),
-    Product("millstone", "Millstone, granite, 30 cm", "Cut to order; twelve a year", 24900, 12, 1),
+    Product("millstone", "Millstone, granite, 30\u00a0cm", "Cut to order; twelve a year", 24900, 12, 1),
 )
 BY_SKU = {product.sku: product for product in PRODUCTS}
 

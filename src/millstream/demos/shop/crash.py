@@ -3,20 +3,27 @@
 import os
 import random
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
+from millstream.core.broker import Delivery
+from millstream.core.observe import Outcomes
 from millstream.demos.shop.options import Settings
 
-BETWEEN_COMMIT_AND_PUBLISH = "between-commit-and-publish"
 INSIDE_UNIT_OF_WORK = "inside-unit-of-work"
-AFTER_HANDLE_BEFORE_ACK = "after-handle-before-ack"
+BETWEEN_COMMIT_AND_PUBLISH = "between-commit-and-publish"
 AFTER_SMTP_BEFORE_RECORD = "after-smtp-before-record"
-ALL_POINTS = (
-    BETWEEN_COMMIT_AND_PUBLISH,
-    INSIDE_UNIT_OF_WORK,
-    AFTER_HANDLE_BEFORE_ACK,
-    AFTER_SMTP_BEFORE_RECORD,
-)
+DELIVERIES_IN_HAND = "deliveries-in-hand"
+AFTER_HANDLE_BEFORE_ACK = "after-handle-before-ack"
+
+#: How likely a service dies each time it passes.
+PROBABILITIES = {
+    INSIDE_UNIT_OF_WORK: 0.004,
+    BETWEEN_COMMIT_AND_PUBLISH: 0.01,
+    AFTER_SMTP_BEFORE_RECORD: 0.004,
+    DELIVERIES_IN_HAND: 0.002,
+    AFTER_HANDLE_BEFORE_ACK: 0.004,
+}
 
 
 class CrashPoints:
@@ -28,9 +35,18 @@ class CrashPoints:
         self._random = random.Random(seed)
 
     def reach(self, point: str) -> None:
+        """Perhaps never return."""
         probability = self._probabilities.get(point, 0.0)
         if probability and self._random.random() < probability and not self._calm_sign.exists():
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def started(self, group: str, deliveries: Sequence[Delivery]) -> None:
+        """As an observer of the app: deliveries are in hand, and no handler has run."""
+        self.reach(DELIVERIES_IN_HAND)
+
+    def settled(self, outcomes: Outcomes) -> None:
+        """As an observer of the app: all is committed, and the broker may or may not have noted it."""
+        self.reach(AFTER_HANDLE_BEFORE_ACK)
 
 
 def crash_points(settings: Settings, service: str) -> CrashPoints:

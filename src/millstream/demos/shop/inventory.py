@@ -45,8 +45,9 @@ def reserve(db: Sql, order: OrderPlaced) -> StockReserved | OrderRejected:
 
 def build(settings: Settings) -> App:
     """The inventory service."""
-    app = App("inventory", broker=settings.broker_url, store=settings.store_url("inventory"), schema=SCHEMA)
     points = crash_points(settings, "inventory")
+    store = settings.store_url("inventory")
+    app = App("inventory", broker=settings.broker_url, store=store, schema=SCHEMA, observers=[points])
 
     if not settings.protections.all_on:
         handle_unprotected(

@@ -80,8 +80,9 @@ def record(db: Sql, order: StockReserved) -> ConfirmationSent:
 
 def build(settings: Settings) -> App:
     """The mailer service."""
-    app = App("mailer", broker=settings.broker_url, store=settings.store_url("mailer"), schema=SCHEMA)
     points = crash_points(settings, "mailer")
+    store = settings.store_url("mailer")
+    app = App("mailer", broker=settings.broker_url, store=store, schema=SCHEMA, observers=[points])
     shop_url = f"http://127.0.0.1:{settings.shop_port}"
 
     async def deliver(order: StockReserved) -> None:

@@ -119,9 +119,10 @@ def follow(db: Sql, event: Outcome) -> None:
     db.execute("insert into outcomes values (?, ?, ?, ?)", (event.order_id, outcome, detail, _text(datetime.now(UTC))))
 
 
-def build(settings: Settings) -> App:
+def build(settings: Settings, points: CrashPoints) -> App:
     """The storefront's subscriptions: it follows its own orders."""
-    app = App("storefront", broker=settings.broker_url, store=settings.store_url("storefront"), schema=SCHEMA)
+    store = settings.store_url("storefront")
+    app = App("storefront", broker=settings.broker_url, store=store, schema=SCHEMA, observers=[points])
 
     if not settings.protections.all_on:
         handle_unprotected(
@@ -131,7 +132,7 @@ def build(settings: Settings) -> App:
             ConfirmationSent,
             business=follow,
             protections=settings.protections,
-            points=crash_points(settings, "storefront-handler"),
+            points=points,
             group="storefront.follow_order",
         )
         return app
@@ -148,8 +149,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     from millstream.demos.shop.storefront_site import storefront_site
     from millstream.demos.shop.web import Pages, Server
 
-    app = build(settings)
-    desk = Desk(app, settings.protections, crash_points(settings, "storefront"))
+    points = crash_points(settings, "storefront")
+    app = build(settings, points)
+    desk = Desk(app, settings.protections, points)
     async with app:
         announce(settings, "storefront")
         pages = Pages(settings, "Shop")

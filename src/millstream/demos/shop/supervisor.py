@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from millstream.demos.shop.auditor import gather
-from millstream.demos.shop.crash import ALL_POINTS, calm
+from millstream.demos.shop.crash import PROBABILITIES, calm
 from millstream.demos.shop.drain import drain
 from millstream.demos.shop.faults import Injector, inject_at_random, kill_at_random, waited
 from millstream.demos.shop.folder import Folder
@@ -33,7 +33,6 @@ DRAIN_LIMIT = 60.0
 KILL_EVERY = 2.0
 DUPLICATES_EVERY = 0.3
 POISON_SHARE = 0.2
-CRASH_PROBABILITY = 0.004
 STATUS_EVERY = 1.0
 SOME_DUPLICATES = 10
 FASTER = 1.5
@@ -77,7 +76,7 @@ class _Shop:
             mutation=options.mutate,
             seed=options.seed,
             listening={name: each.fileno() for name, each in zip(PORTS, listening, strict=True)},
-            crash=dict.fromkeys(ALL_POINTS, CRASH_PROBABILITY) if faults else {},
+            crash=PROBABILITIES if faults else {},
         )
         calm(self._settings, False)
         self._processes = Processes(self._settings, options.services, listening)

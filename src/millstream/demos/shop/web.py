@@ -74,16 +74,16 @@ class Pages:
         )
         self._frame = _PAGES.joinpath("frame.html").read_text("utf-8")
 
-    def page(self, name: str, *, title: str, status: int = 200, **values: object) -> HTMLResponse:
+    def page(self, template: str, /, *, title: str, status: int = 200, **values: object) -> HTMLResponse:
         """One page; values are escaped unless they are Markup."""
-        content = fill(_PAGES.joinpath(name).read_text("utf-8"), **values)
+        content = fill(_PAGES.joinpath(template).read_text("utf-8"), title=title, **values)
         body = fill(self._frame, title=title, navigation=self._navigation, content=content)
         return HTMLResponse(body, status_code=status, headers={"cache-control": "no-store"})
 
     def problem(self, title: str, problems: list[str], status: int) -> HTMLResponse:
         """What went wrong, for people."""
         items = joined("<li>$problem</li>\n", [{"problem": problem} for problem in problems])
-        return self.page("problem.html", title=title, status=status, heading=title, items=items)
+        return self.page("problem.html", title=title, status=status, items=items)
 
 
 def _current(is_current: bool) -> Markup:  # noqa: FBT001

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
+from millstream.app.judge import Judge
 from millstream.app.transactions import Clerk, Transactions
 from millstream.app.waiting import Patient
 from millstream.app.work import IN_HAND, Job, Work
@@ -38,9 +39,12 @@ class Lanes:
     A lane serves many deliveries; no task, timeout or queue is made for a single one.
     """
 
-    def __init__(self, group: str, handlers: Sequence[Handler], clerk: Clerk, transactions: Transactions, clock: Clock) -> None:
+    def __init__(
+        self, group: str, handlers: Sequence[Handler], clerk: Clerk, judge: Judge, transactions: Transactions, clock: Clock
+    ) -> None:
         self._group = group
         self._clerk = clerk
+        self._judge = judge
         self._transactions = transactions
         self._clock = clock
         self._limit = min(handler.options.concurrency for handler in handlers)
@@ -131,14 +135,15 @@ class Lanes:
         """Whether it is not to be run, because it is dropped or has to be parked."""
         if work.owned.gone:
             return True
-        if work.parked is None and self._clerk.waits_behind(work):
+        if work.parked is None and self._judge.waits_behind(work):
             self._clerk.finished(work)
             return True
         return False
 
     async def _serve(self, lane: Lane, handler: Handler, chain: deque[Work]) -> None:
         """The hot path: an `async def` handler without a Transaction, delivery after delivery."""
-        call, takes_context, monotonic, clerk = handler.call, handler.takes_context, self._clock.monotonic, self._clerk
+        call, takes_context, monotonic = handler.call, handler.takes_context, self._clock.monotonic
+        clerk, judge = self._clerk, self._judge
         lane.handler = handler
         work: Work | None = chain[0]
         while work is not None:
@@ -152,7 +157,7 @@ class Lanes:
                 work.started = lane.started = monotonic()
                 try:
                     result = await call(work.message, context, None)
-                    clerk.succeeded(work, result, context.published if context else ())
+                    judge.succeeded(work, result, context.published if context else ())
                 except BaseException as error:  # a handler's SystemExit must not end the worker
                     self._failed(lane, error)
                 work.worked = monotonic() - work.started
@@ -195,7 +200,7 @@ class Lanes:
             elif handler.takes_transaction:
                 await self._transactions.run(job)
             else:
-                clerk.judge(job, clerk.verdicts(job, await handler.call(job.argument, job.context, None)))
+                self._judge.judge(job, self._judge.verdicts(job, await handler.call(job.argument, job.context, None)))
         except BaseException as error:  # a handler's SystemExit must not end the worker
             self._failed(lane, error)
         lane.handler, lane.works = None, ()
@@ -234,7 +239,7 @@ class Lanes:
             return
         for work in lane.works:
             if work.kind is None:
-                self._clerk.failed(work, error)
+                self._judge.failed(work, error)
 
 
 def _ignore(future: "asyncio.Future[Any]") -> None:

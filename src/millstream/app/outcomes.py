@@ -1,11 +1,41 @@
-"""The outcomes of one commit, as observers see them."""
+"""The outcomes of one commit, and how observers are told of them."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from millstream.app.work import Work
 from millstream.contracts.envelope import Envelope
-from millstream.core.observe import Kind, Outcome
+from millstream.core.broker import Delivery
+from millstream.core.observe import Kind, Observer, Outcome, Outcomes
+
+log = logging.getLogger("millstream.worker")
+
+
+class Observers:
+    """All who want to know; one that raises does not hurt the others, nor the worker."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def started(self, group: str, deliveries: Sequence[Delivery]) -> None:
+        """These have been taken up."""
+        for observer in self._observers:
+            try:
+                observer.started(group, deliveries)
+            except Exception:
+                log.exception("the observer %r failed", observer)
+
+    def settled(self, outcomes: Outcomes) -> None:
+        """These have been committed."""
+        for observer in self._observers:
+            try:
+                observer.settled(outcomes)
+            except Exception:
+                log.exception("the observer %r failed", observer)
 
 
 class WorkOutcomes:

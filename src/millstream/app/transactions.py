@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from millstream.app.judge import Judge
 from millstream.app.waiting import wait_for
 from millstream.app.work import Job, Work
-from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import NotStartedError, StoreError
 from millstream.core.broker import Delivery
 from millstream.core.clock import Clock
@@ -30,8 +30,6 @@ PAUSE = 0.2
 #: Deliveries of one transaction; more would only delay the first of them.
 MOST = 1000
 
-Verdict = list[Envelope] | BaseException
-
 
 @dataclass(slots=True)
 class Batch:
@@ -46,34 +44,12 @@ class Batch:
 
 
 class Clerk(Protocol):
-    """Says what becomes of deliveries, and knows what is to be committed; the worker."""
+    """Knows what is to be committed; the worker."""
+
+    generation: int
 
     committing: asyncio.Lock
     """Held from the moment a batch is put together until it is durable: positions follow one another."""
-
-    def waits_behind(self, work: Work) -> bool:
-        """Whether another of its sequence is parked, so that it has to be parked too; then that is noted."""
-        ...
-
-    def verdicts(self, job: Job, result: object) -> list[Verdict]:
-        """For each delivery of a job: the events to publish, or why it failed."""
-        ...
-
-    def judge(self, job: Job, verdicts: Sequence[Verdict]) -> None:
-        """Note what becomes of each."""
-        ...
-
-    def page_of(self, job: Job, verdicts: Sequence[Verdict]) -> Page:
-        """What a job that succeeded commits, but for positions; callable from any thread."""
-        ...
-
-    def succeeded(self, work: Work, result: object, published: Sequence[object]) -> None:
-        """Note what a single delivery's handler returned and published; raises what makes it a failure after all."""
-        ...
-
-    def failed(self, work: Work, error: BaseException) -> None:
-        """Note that its handler raised."""
-        ...
 
     def finished(self, work: Work) -> None:
         """It can be committed."""
@@ -114,9 +90,10 @@ class Lent:
 class Transactions:
     """Gives handlers their turn in the store's write transaction."""
 
-    def __init__(self, store: Store, clerk: Clerk, clock: Clock) -> None:
+    def __init__(self, store: Store, clerk: Clerk, judge: Judge, clock: Clock) -> None:
         self._store = store
         self._clerk = clerk
+        self._judge = judge
         self._clock = clock
         self._tasks: asyncio.TaskGroup | None = None
         self._open: StoreTransaction | None = None
@@ -149,7 +126,7 @@ class Transactions:
         lent = Lent(self, job, alone=alone)
         try:
             result = await job.handler.call(job.argument, job.context, lent)
-            verdicts = self._clerk.verdicts(job, result)
+            verdicts = self._judge.verdicts(job, result)
             failed = not all(type(verdict) is list for verdict in verdicts)
         except BaseException:
             self._leave(lent, keep=False)
@@ -166,7 +143,7 @@ class Transactions:
         elif failed and len(job.works) > 1:
             await self._one_by_one(job)
         else:
-            self._clerk.judge(job, verdicts)
+            self._judge.judge(job, verdicts)
 
     def use(self, lent: Lent) -> StoreTransaction:
         """The open transaction, once it is this handler's turn; waits for it at the first use."""
@@ -286,7 +263,7 @@ class Transactions:
             try:
                 await self.run(single)
             except Exception as error:
-                self._clerk.judge(single, [error])
+                self._judge.judge(single, [error])
 
     def _finish(self) -> None:
         """Commit what the open transaction holds, with all else that is finished."""
@@ -323,10 +300,10 @@ class Transactions:
         handler = job.handler
         if not handler.takes_transaction:
             result = handler.call(job.argument, job.context, None)
-            return lambda: self._clerk.judge(job, self._clerk.verdicts(job, result))
+            return lambda: self._judge.judge(job, self._judge.verdicts(job, result))
         lent = _Threaded(self._store)
         try:
-            verdicts = self._clerk.verdicts(job, handler.call(job.argument, job.context, lent))
+            verdicts = self._judge.verdicts(job, handler.call(job.argument, job.context, lent))
         except BaseException:
             lent.end(None)
             if len(job.works) > 1:
@@ -337,10 +314,10 @@ class Transactions:
             if len(job.works) > 1:
                 return self._one_by_one_in_thread(job)
         else:
-            committed = lent.end(self._clerk.page_of(job, verdicts))
+            committed = lent.end(self._judge.page_of(job, verdicts, self._clerk.generation))
             for work in job.works:
                 work.committed = committed
-        return lambda: self._clerk.judge(job, verdicts)
+        return lambda: self._judge.judge(job, verdicts)
 
     def _one_by_one_in_thread(self, job: Job) -> Callable[[], None]:
         finishes: list[Callable[[], None]] = []
@@ -349,7 +326,7 @@ class Transactions:
             try:
                 finishes.append(self.in_thread(single))
             except Exception as error:
-                finishes.append(lambda single=single, error=error: self._clerk.judge(single, [error]))
+                finishes.append(lambda single=single, error=error: self._judge.judge(single, [error]))
 
         def finish() -> None:
             for each in finishes:

@@ -4,39 +4,23 @@ import asyncio
 import contextlib
 import logging
 import random
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
+from millstream.app.judge import Judge
 from millstream.app.lanes import Lanes
-from millstream.app.outcomes import WorkOutcomes
-from millstream.app.transactions import Batch, Transactions, Verdict
-from millstream.app.work import Job, Owned, Work
-from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, from_binary, from_plain, from_structured
-from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import (
-    ContractError,
-    DecodeError,
-    EnvelopeError,
-    FencedError,
-    HandlerResultError,
-    MillstreamError,
-    StoreBusyError,
-    StoreError,
-    StoreFullError,
-    TooLargeError,
-)
-from millstream.contracts.ids import LAST_MILLIS, derived_id
-from millstream.contracts.message import codec_for, key_of, publisher_of
-from millstream.core.broker import Assigned, Broker, Deliveries, Delivery, Lost, Message, Partition, Revoked, Subscription
+from millstream.app.outcomes import Observers, WorkOutcomes
+from millstream.app.transactions import Batch, Transactions
+from millstream.app.triage import Triage
+from millstream.app.waiting_room import LOOK, MOST_CRASHES, WaitingRoom
+from millstream.app.work import Owned, Work
+from millstream.contracts.errors import FencedError, MillstreamError, StoreBusyError, StoreError, StoreFullError
+from millstream.core.broker import Assigned, Broker, Deliveries, Delivery, Lost, Partition, Revoked, Subscription
 from millstream.core.clock import Clock
-from millstream.core.handler import Handler, messages_of, verdicts_of
-from millstream.core.observe import Observer, Outcomes
-from millstream.core.retry import Again, Park
-from millstream.core.store import Mark, Page, Parked, ParkState, Store
+from millstream.core.handler import Handler
+from millstream.core.observe import Observer
+from millstream.core.store import Mark, Page, Store
 
 log = logging.getLogger("millstream.worker")
 
@@ -44,13 +28,8 @@ log = logging.getLogger("millstream.worker")
 PAGE = 1000
 #: Deliveries that may be in the hands of handlers, and in flight of one partition.
 MOST_IN_FLIGHT = 2 * PAGE
-#: After so many attempts that killed the process a delivery is parked.
-MOST_CRASHES = 3
-#: How often parked deliveries and operators' requests are looked at, in seconds.
-LOOK = 0.2
 #: After a failure of broker or store the worker starts over, waiting from the first up to the second many seconds.
 BACK_OFF = (0.1, 5.0)
-STACK_LIMIT = 8000
 
 
 class WorkerStuckError(Exception):
@@ -75,34 +54,29 @@ class GroupWorker:
     ) -> None:
         self.group = group
         self.committing = asyncio.Lock()
-        self._source = source
+        self.owned: dict[Partition, Owned] = {}
+        self.generation = 0
         self._broker = broker
         self._store = store
         self._clock = clock
-        self._observers = observers
-        self._chance = chance
+        self._observers = Observers(observers)
         self._changed = changed
-        self._handlers = {contract.name: handler for handler in handlers for contract in handler.contracts}
-        self._decoders = {contract.name: codec_for(contract).decode for handler in handlers for contract in handler.contracts}
-        self._bare = {topic: handler for handler in handlers if handler.wire == "json" for topic in handler.topics}
         self._remembers = any(handler.delivery == "effectively_once" for handler in handlers)
         self._most_parked = min(handler.options.most_parked for handler in handlers)
         self._shortest_timeout = min(handler.options.timeout for handler in handlers)
-        self._transactions = Transactions(store, self, clock)
-        self._lanes = Lanes(group, handlers, self, self._transactions, clock)
-        self._owned: dict[Partition, Owned] = {}
+        self._judge = Judge(group, source=source, broker=broker, clock=clock, waits=self._look_in, chance=chance)
+        self._triage = Triage(handlers, self._judge, broker.name)
+        self._transactions = Transactions(store, self, self._judge, clock)
+        self._lanes = Lanes(group, handlers, self, self._judge, self._transactions, clock)
+        self._waiting_room = WaitingRoom(group, self, store, clock, self._triage, self._lanes, self._observers)
         self._subscription: Subscription | None = None
         self._receiving = False
-        self._generation = 0
         self._suspicious = False
         """Whether any partition was taken over from somebody who died."""
-        self._marked = False
-        """Whether the inbox could know any delivery, in a group that need not ask it otherwise."""
         self._unfinished = 0
         self._finished: list[Work] = []
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()
-        self._look_at = float("-inf")
         self._paused = False
         self._over = False
         """Everything in flight is dropped and taken anew."""
@@ -146,9 +120,9 @@ class GroupWorker:
         """Handle everything that can be handled now, retries that are due included."""
         busy = True
         while busy:
-            self._look_at = float("-inf")
+            self._look_in(0)
             busy = await self.step(0)
-            await self._quiet()
+            await self.quiet()
 
     async def step(self, wait: float) -> bool:
         """Take what there is, waiting at most so long; tell whether there was anything."""
@@ -158,7 +132,7 @@ class GroupWorker:
             if self._subscription is None:
                 self._subscription = await self._broker.open(self.group, "")
             busy = await self._look()
-            room = MOST_IN_FLIGHT - self._unfinished
+            room = self.room()
             if room <= 0:
                 await self._progressed(wait)
                 return True
@@ -168,7 +142,7 @@ class GroupWorker:
             return False
 
     async def _receive(self, subscription: Subscription, most: int, wait: float) -> bool:
-        wait = max(0.0, min(wait, self._look_at - self._clock.monotonic()))
+        wait = max(0.0, min(wait, self._waiting_room.look_at - self._clock.monotonic()))
         self._receiving = True
         try:
             received = await subscription.receive(most, wait)
@@ -192,8 +166,8 @@ class GroupWorker:
     # Partitions come and go
 
     async def _assigned(self, subscription: Subscription, partitions: Sequence[Partition]) -> None:
-        self._generation = await self._store.generation(self.group)
-        self._marked = self._remembers or await self._store.has_marks(self.group, self._generation)
+        self.generation = await self._store.generation(self.group)
+        self._judge.marked = self._remembers or await self._store.has_marks(self.group, self.generation)
         positional = self._broker.features.positional
         for assignment in await self._store.assign(self.group, partitions):
             partition = assignment.partition
@@ -202,7 +176,7 @@ class GroupWorker:
             if not assignment.clean and positional:
                 await self._suspect(owned, assignment.position)
                 self._suspicious = True
-            self._owned[partition] = owned
+            self.owned[partition] = owned
             subscription.start(partition, assignment.position if positional else None)
             if self._paused:
                 subscription.pause((partition,))
@@ -217,7 +191,7 @@ class GroupWorker:
 
     async def _hand_over(self, subscription: Subscription, partitions: Sequence[Partition], deadline: float) -> None:
         """Let what is in flight of these end, and give them up."""
-        leaving = [owned for partition in partitions if (owned := self._owned.get(partition)) is not None]
+        leaving = [owned for partition in partitions if (owned := self.owned.get(partition)) is not None]
         for owned in leaving:
             owned.leaving = True
         while any(owned.in_flight or owned.retrying for owned in leaving) and self._clock.monotonic() < deadline:
@@ -232,12 +206,12 @@ class GroupWorker:
 
     def _forget(self, partitions: Iterable[Partition]) -> None:
         for partition in tuple(partitions):
-            owned = self._owned.pop(partition, None)
+            owned = self.owned.pop(partition, None)
             if owned is not None:
                 owned.gone = True
         self._finished = [work for work in self._finished if not work.owned.gone]
         self._unfinished = sum(
-            sum(work.kind is None for work in owned.in_flight) + len(owned.retrying) for owned in self._owned.values()
+            sum(work.kind is None for work in owned.in_flight) + len(owned.retrying) for owned in self.owned.values()
         )
         self._progress.set()
 
@@ -251,14 +225,14 @@ class GroupWorker:
         if not isinstance(error, FencedError):
             self._trouble = f"{type(error).__name__}: {error}"
         log.warning("group %s starts over: %s", self.group, error)
-        self._forget(self._owned)
+        self._forget(self.owned)
         self._uncommitted.clear()
         self._over = self._recovering = True
 
     async def _start_over(self) -> None:
         """Whoever owns a partition now goes on from the position of record."""
         self._over = False
-        await self._drop(self._owned)
+        await self._drop(self.owned)
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             with contextlib.suppress(MillstreamError):
@@ -274,9 +248,9 @@ class GroupWorker:
         """Give everything back; what is in flight has so many seconds to end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                await self._quiet()
-        fences = {owned.partition: owned.epoch for owned in self._owned.values()}
-        await self._drop(self._owned)
+                await self.quiet()
+        fences = {owned.partition: owned.epoch for owned in self.owned.values()}
+        await self._drop(self.owned)
         try:
             async with self.committing:
                 if fences:
@@ -291,7 +265,7 @@ class GroupWorker:
 
     async def _take(self, items: Sequence[Delivery]) -> None:
         if self._suspicious:
-            suspects = [d for d in items if (owned := self._owned.get(d.partition)) is not None and d.position < owned.suspect_upto]
+            suspects = [d for d in items if (owned := self.owned.get(d.partition)) is not None and d.position < owned.suspect_upto]
             for delivery in suspects:
                 await self._take_alone(delivery)
             alone = set(map(id, suspects))
@@ -300,19 +274,19 @@ class GroupWorker:
 
     async def _take_alone(self, delivery: Delivery) -> None:
         """It may have killed the last owner: nothing else is in flight while it runs, and that it runs is noted before."""
-        await self._quiet()
-        owned = self._owned.get(delivery.partition)
+        await self.quiet()
+        owned = self.owned.get(delivery.partition)
         if owned is None:
             return
         crashes = owned.suspects.get(delivery.position, 0)
         if crashes >= MOST_CRASHES:
             await self._dispatch([delivery], doom=(f"crashed the worker {crashes} times", "WorkerCrash"))
         else:
-            await self._note_attempt(owned, delivery.position, crashes + 1)
+            await self.note_attempt(owned, delivery.position, crashes + 1)
             await self._dispatch([delivery])
-        await self._quiet()
+        await self.quiet()
 
-    async def _note_attempt(self, owned: Owned, position: int, count: int) -> None:
+    async def note_attempt(self, owned: Owned, position: int, count: int) -> None:
         owned.suspects[position] = count
         page = Page(group=self.group, fences={owned.partition: owned.epoch}, suspects={(owned.partition, position): count})
         async with self.committing:
@@ -321,19 +295,19 @@ class GroupWorker:
     async def _dispatch(self, items: Sequence[Delivery], doom: tuple[str, str] | None = None) -> None:
         """Decide for each what it is, and hand to the lanes what is to be handled."""
         known: set[Mark] = set()
-        if self._marked:
+        if self._judge.marked:
             marks = [Mark(delivery.envelope.source, delivery.envelope.id) for delivery in items if delivery.envelope is not None]
-            known = await self._store.handled(self.group, self._generation, marks)
+            known = await self._store.handled(self.group, self.generation, marks)
         works: list[Work] = []
         owned: Owned | None = None
         partition: Partition | None = None
         for delivery in items:
             if delivery.partition is not partition:
                 partition = delivery.partition
-                owned = self._owned.get(partition)
+                owned = self.owned.get(partition)
             if owned is None:
                 continue
-            work = self._triage(delivery, owned, known)
+            work = self._triage.work_of(delivery, owned, known)
             if doom is not None and work.kind is None:
                 work.doom = doom
             owned.in_flight.append(work)
@@ -342,89 +316,18 @@ class GroupWorker:
             else:
                 self._finished.append(work)
         self._unfinished += len(works)
-        for observer in self._observers:
-            try:
-                observer.started(self.group, items)
-            except Exception:
-                log.exception("an observer failed")
+        self._observers.started(self.group, items)
         if self._finished:
             self._wake.set()
         self._lanes.put(works)
         self._hold_back()
-
-    def _triage(self, delivery: Delivery, owned: Owned, known: set[Mark]) -> Work:
-        envelope = delivery.envelope
-        if envelope is None:
-            return self._triage_message(delivery, owned)
-        handler = self._handlers.get(envelope.type)
-        if handler is None:
-            work = Work(delivery, envelope, owned, None, None, "")
-            work.kind = "skipped"
-            return work
-        sequence = envelope.key if envelope.key is not None and handler.options.ordered else f"\x00{delivery.position}"
-        work = Work(delivery, envelope, owned, handler, None, sequence)
-        if known and Mark(envelope.source, envelope.id) in known:
-            work.kind = "duplicate"
-            return work
-        if handler.delivery == "effectively_once":
-            own = (envelope.source, envelope.id)
-            if own in owned.pending:
-                work.kind = "duplicate"
-                return work
-            owned.pending.add(own)
-        self._decode(work, handler, envelope)
-        return work
-
-    def _decode(self, work: Work, handler: Handler, envelope: Envelope) -> None:
-        try:
-            work.message = self._decoders[envelope.type](envelope.data)
-            if handler.options.where is not None and not handler.options.where(work.message):
-                work.kind = "skipped"
-        except DecodeError as error:
-            work.doom = (f"cannot be decoded: {error}", "DecodeError")
-        except Exception as error:  # the user's filter
-            work.doom = (f"where= failed: {error!r}", type(error).__name__)
-
-    def _triage_message(self, delivery: Delivery, owned: Owned) -> Work:
-        """Understand bytes that came without an envelope, or park them as they are."""
-        message = delivery.message or Message(topic=delivery.partition.topic, body=b"")
-        try:
-            envelope = self._understand(message)
-        except MillstreamError as error:
-            work = Work(delivery, None, owned, None, None, f"\x00{delivery.position}")
-            self._bury(work, str(error), type(error).__name__)
-            return work
-        return self._triage(Delivery(delivery.partition, delivery.position, envelope, message), owned, set())
-
-    def _understand(self, message: Message) -> Envelope:
-        handler = self._bare.get(message.topic)
-        if handler is None:
-            content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
-            if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
-                return from_structured(message.body)
-            return from_binary(message.headers, message.body)
-        id_, field = message.id, handler.options.id
-        if field is not None:
-            try:
-                value = msgspec.json.decode(message.body, type=dict[str, msgspec.Raw])[field]
-                id_ = str(msgspec.json.decode(value))
-            except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError) as error:
-                raise EnvelopeError(f"the body has no field {field!r} to take the event's id from (id={field!r}): {error}") from error
-        if not id_ and handler.delivery == "effectively_once":
-            raise EnvelopeError(
-                f"this message has no id, so {handler.name} cannot tell a repetition from a new one: name a field of the body "
-                "with id=, or subscribe with delivery='at_least_once'"
-            )
-        key = None if message.key is None else message.key.decode("utf-8", "backslashreplace")
-        source = message.source or f"/{self._broker.name}/{message.topic}"
-        return from_plain(message.body, contract=handler.contracts[0], id=id_ or "none", source=source, key=key, time=message.time)
 
     def _hold_back(self) -> None:
         """Take no more of a partition whose first deliveries are still in flight, or of any when too much is parked."""
         subscription = self._subscription
         if subscription is None or self._paused:
             return
-        for partition, owned in self._owned.items():
+        for partition, owned in self.owned.items():
             full = len(owned.in_flight) >= MOST_IN_FLIGHT or (owned.paused and len(owned.in_flight) > PAGE)
             if full and not owned.paused:
                 subscription.pause((partition,))
@@ -432,165 +335,15 @@ class GroupWorker:
                 subscription.resume((partition,))
             owned.paused = full
 
-    # What becomes of work
-
-    def waits_behind(self, work: Work) -> bool:
-        """Park what must not overtake, and what cannot be handled at all; tell whether it was parked."""
-        if work.sequence in work.owned.blocked and work.parked is None:
-            work.kind = "queued"
-            work.park = self._parked(work, "queued", "waits behind another of its key")
-        elif work.doom is not None:
-            self._bury(work, *work.doom)
-        else:
-            return False
-        return True
-
-    def _bury(self, work: Work, reason: str, error: str) -> None:
-        now = self._clock.micros()
-        work.kind, work.error = "parked", reason
-        work.park = self._parked(work, "dead", reason)
-        work.park.error, work.park.last_failure = error, now
-        work.park.first_failure = work.park.first_failure or now
-
-    def _parked(self, work: Work, state: ParkState, reason: str) -> Parked:
-        """The row of a delivery that is parked, or stays so."""
-        if work.parked is not None:
-            work.parked.state, work.parked.reason = state, reason
-            return work.parked
-        self._marked = True
-        work.owned.block(work.sequence)
-        return Parked(
-            group=self.group,
-            partition=work.owned.partition,
-            position=work.delivery.position,
-            sequence=work.sequence,
-            envelope=work.envelope,
-            message=None if work.envelope is not None else work.delivery.message,
-            state=state,
-            reason=reason,
-            attempts=work.owned.suspects.get(work.delivery.position, 0) if state == "dead" else 0,
-        )
-
-    def succeeded(self, work: Work, result: object, published: Sequence[object]) -> None:
-        """Note what a handler returned and published; raises what makes it a failure after all."""
-        if result is not None or published:
-            assert work.handler is not None
-            work.published = self._envelopes(work, [*published, *messages_of(result, work.handler.name)])
-        self._handled(work)
-
-    def _handled(self, work: Work) -> None:
-        work.kind = "handled"
-        assert work.handler is not None
-        work.mark = work.parked is not None or work.handler.delivery == "effectively_once"
-        if work.mark:
-            self._marked = True
-
-    def failed(self, work: Work, error: BaseException) -> None:
-        """Note that a handler raised, and decide what follows."""
-        assert work.handler is not None
-        # A handler's SystemExit, KeyboardInterrupt or CancelledError is a failure like any other.
-        failure = error if isinstance(error, Exception) else RuntimeError(f"handler raised {error!r}")
-        if isinstance(failure, (HandlerResultError, ContractError)):
-            decision: Again | Park = Park("what the handler publishes is wrong, and would be again")
-        else:
-            decision = work.handler.options.retry.decide(work.attempt, failure, self._chance())
-        now = self._clock.micros()
-        if isinstance(decision, Again):
-            work.kind = "retry"
-            row = self._parked(work, "retry", "waits for its next attempt")
-            row.due = now + int(decision.after * 1e6)
-            self._look_at = min(self._look_at, self._clock.monotonic() + decision.after)
-        else:
-            work.kind = "parked"
-            row = self._parked(work, "dead", decision.reason)
-        row.attempts = work.attempt
-        row.first_failure, row.last_failure = row.first_failure or now, now
-        row.error = work.error = f"{type(error).__name__}: {error}"
-        row.stack = "".join(traceback.format_exception(error))[-STACK_LIMIT:]
-        work.park = row
-
-    def verdicts(self, job: Job, result: object) -> list[Verdict]:
-        """For each delivery of a job: the events to publish, or why it failed."""
-        name = job.handler.name
-        if not job.handler.is_batch:
-            messages = messages_of(result, name)
-            if job.context is not None and job.context.published:
-                messages = [*job.context.published, *messages]
-            return [self._verdict(job.works[0], messages)]
-        verdicts: list[Verdict] = []
-        for work, verdict in zip(job.works, verdicts_of(result, len(job.works), name), strict=True):
-            if isinstance(verdict, BaseException):
-                verdicts.append(verdict)
-            else:
-                try:
-                    verdicts.append(self._verdict(work, messages_of(verdict, name)))
-                except HandlerResultError as error:
-                    verdicts.append(error)
-        return verdicts
-
-    def _verdict(self, work: Work, messages: list[object]) -> Verdict:
-        try:
-            return self._envelopes(work, messages)
-        except MillstreamError as error:
-            return error
-
-    def judge(self, job: Job, verdicts: Sequence[Verdict]) -> None:
-        """Note what becomes of each delivery of a job."""
-        for work, verdict in zip(job.works, verdicts, strict=True):
-            if isinstance(verdict, BaseException):
-                self.failed(work, verdict)
-            else:
-                work.published = verdict
-                self._handled(work)
-
-    def page_of(self, job: Job, verdicts: Sequence[Verdict]) -> Page:
-        """What a job that succeeded commits, but for positions."""
-        page = Page(group=self.group, generation=self._generation)
-        for work, verdict in zip(job.works, verdicts, strict=True):
-            assert work.envelope is not None
-            assert not isinstance(verdict, BaseException)
-            page.fences[work.owned.partition] = work.owned.epoch
-            page.events += verdict
-            page.marks.append(Mark(work.envelope.source, work.envelope.id))
-            if work.parked is not None:
-                page.unpark.append(work.parked.id)
-        return page
-
-    def _envelopes(self, work: Work, messages: Sequence[object]) -> list[Envelope]:
-        cause = work.envelope
-        assert cause is not None
-        if not messages:
-            return []
-        now, largest = self._clock.micros(), self._broker.features.largest
-        correlation, attempt = cause.correlation or cause.id, f"{self.group}/{work.attempt}"
-        made: list[Envelope] = []
-        millis = min(max(cause.time, 0) // 1000, LAST_MILLIS)
-        for ordinal, message in enumerate(messages):
-            contract, encode, key = publisher_of(type(message))
-            data = encode(message)
-            if len(data) > largest:
-                raise TooLargeError(f"a {contract.name} of {len(data)} bytes is more than the {largest} that {self._broker.name} takes")
-            made.append(
-                Envelope(
-                    # From the input alone, so that whoever handles the input again publishes what is known already.
-                    id=derived_id(cause.source, cause.id, self.group, ordinal, millis),
-                    source=self._source,
-                    type=contract.name,
-                    key=None if key is None else key_of(message),
-                    time=now,
-                    data=data,
-                    version=contract.version,
-                    correlation=correlation,
-                    causation=cause.id,
-                    attempt=attempt,
-                    traceparent=cause.traceparent,
-                    tracestate=cause.tracestate,
-                    topic=contract.topic,
-                )
-            )
-        return made
-
     # Committing
+
+    def room(self) -> int:
+        """How many more deliveries may be in flight."""
+        return MOST_IN_FLIGHT - self._unfinished
+
+    def taken_up(self, count: int) -> None:
+        """Count deliveries as in flight."""
+        self._unfinished += count
 
     def finished(self, work: Work) -> None:
         """It can be committed."""
@@ -605,7 +358,7 @@ class GroupWorker:
         works, self._finished = self._finished, []
         if not works:
             return None
-        page = Page(group=self.group, generation=self._generation)
+        page = Page(group=self.group, generation=self.generation)
         batch = Batch(page, works, [])
         self._uncommitted.add(id(batch))
         touched: dict[Owned, None] = {}
@@ -679,7 +432,7 @@ class GroupWorker:
                 owned.retrying.discard(work.parked.id)
                 if work.park is None:
                     owned.unblock(work.sequence)
-                    self._look_at = float("-inf")
+                    self._look_in(0)
         if batch.page.events or any(work.committed for work in batch.works):
             self._changed()
         if batch.done and self._subscription is not None:
@@ -691,7 +444,7 @@ class GroupWorker:
         self._uncommitted.discard(id(batch))
         self._progress.set()
         if batch.outcomes is not None:
-            self._tell(batch.outcomes)
+            self._observers.settled(batch.outcomes)
 
     async def _progressed(self, wait: float) -> None:
         """Wait until something was committed or dropped, at most so long."""
@@ -700,7 +453,7 @@ class GroupWorker:
             async with asyncio.timeout(wait):
                 await self._progress.wait()
 
-    async def _quiet(self) -> None:
+    async def quiet(self) -> None:
         """Wait until nothing is in flight."""
         while (self._unfinished or self._finished or self._uncommitted) and not self._over and self._lanes.stuck is None:
             await self._progressed(LOOK)
@@ -718,21 +471,22 @@ class GroupWorker:
 
     # What waits in the store
 
+    def _look_in(self, seconds: float) -> None:
+        self._waiting_room.look_in(seconds)
+
     async def _look(self) -> bool:
         """Do what operators asked for, and take up what is due among the parked."""
-        now = self._clock.monotonic()
-        if now < self._look_at or not self._owned:
+        if not self.owned or not self._waiting_room.looked():
             return False
-        self._look_at = now + LOOK
         await self._pause_or_resume()
-        busy = await self._requests()
-        if not self._paused and any(owned.blocked for owned in self._owned.values()):
-            busy = await self._retries() or busy
+        busy = await self._waiting_room.execute()
+        if not self._paused and any(owned.blocked for owned in self.owned.values()):
+            busy = await self._waiting_room.retry() or busy
         return busy
 
     async def _pause_or_resume(self) -> None:
         assert self._subscription is not None
-        parked = sum(sum(owned.blocked.values()) for owned in self._owned.values())
+        parked = sum(sum(owned.blocked.values()) for owned in self.owned.values())
         if parked >= self._most_parked:
             self._trouble = (
                 f"{parked} deliveries of group {self.group} are parked, which is the limit (most_parked={self._most_parked}): "
@@ -740,103 +494,9 @@ class GroupWorker:
             )
         paused = parked >= self._most_parked or self.group in await self._store.paused()
         if paused and not self._paused:
-            self._subscription.pause(tuple(self._owned))
+            self._subscription.pause(tuple(self.owned))
         elif self._paused and not paused:
-            self._subscription.resume(tuple(self._owned))
-            for owned in self._owned.values():
+            self._subscription.resume(tuple(self.owned))
+            for owned in self.owned.values():
                 owned.paused = False
         self._paused = paused
-
-    async def _retries(self) -> bool:
-        partitions = [owned.partition for owned in self._owned.values() if owned.blocked and not owned.leaving]
-        room = MOST_IN_FLIGHT - self._unfinished
-        if not partitions or room <= 0:
-            return False
-        heads = await self._store.heads(self.group, partitions, self._clock.micros(), room)
-        works = [work for parked in heads if (work := self._retry(parked)) is not None]
-        for work in works:
-            if work.owned.suspect_upto:
-                await self._retry_alone(work)
-            else:
-                self._lanes.put([work])
-        due = await self._store.next_due(self.group)
-        if due is not None and due > self._clock.micros():
-            self._look_at = min(self._look_at, self._clock.monotonic() + (due - self._clock.micros()) / 1e6)
-        return bool(works)
-
-    def _retry(self, parked: Parked) -> Work | None:
-        owned = self._owned.get(parked.partition)
-        if owned is None or parked.id in owned.retrying:
-            return None
-        delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
-        envelope = parked.envelope
-        if envelope is None and parked.message is not None:
-            with contextlib.suppress(MillstreamError):
-                envelope = self._understand(parked.message)
-        handler = self._handlers.get(envelope.type) if envelope else None
-        work = Work(delivery, envelope, owned, handler, None, parked.sequence)
-        work.parked = parked
-        work.attempt = parked.attempts + 1
-        if envelope is None or handler is None:
-            self._bury(work, "no handler understands it", parked.error.partition(":")[0] or "MissingHandler")
-        else:
-            self._decode(work, handler, envelope)
-        owned.retrying.add(parked.id)
-        self._unfinished += 1
-        if work.kind is not None:
-            self.finished(work)
-            return None
-        return work
-
-    async def _retry_alone(self, work: Work) -> None:
-        """After a crash a parked delivery is as suspect as one in flight."""
-        owned, position = work.owned, work.delivery.position
-        self._unfinished -= 1
-        await self._quiet()
-        self._unfinished += 1
-        if owned.gone:
-            return
-        crashes = owned.suspects.get(position, 0)
-        if crashes >= MOST_CRASHES:
-            work.doom = (f"crashed the worker {crashes} times", "WorkerCrash")
-        else:
-            await self._note_attempt(owned, position, crashes + 1)
-        self._lanes.put([work])
-        await self._quiet()
-
-    async def _requests(self) -> bool:
-        requests = await self._store.requests(self.group)
-        if not requests:
-            return False
-        rows = {parked.id: parked for parked in await self._store.parked(self.group, ids=[request.parked for request in requests])}
-        executed = False
-        for request in requests:
-            parked = rows.get(request.parked)
-            owned = self._owned.get(parked.partition) if parked else None
-            if parked is None or owned is None or owned.leaving or parked.id in owned.retrying:
-                continue
-            page = Page(group=self.group, generation=self._generation, requests=[request.id])
-            page.fences[owned.partition] = owned.epoch
-            work = Work(Delivery(parked.partition, parked.position, parked.envelope, parked.message), parked.envelope, owned, None, None, "")
-            if request.kind == "discard":
-                work.kind, work.error = "discarded", request.reason
-                page.unpark.append(parked.id)
-                if parked.envelope is not None:
-                    page.marks.append(Mark(parked.envelope.source, parked.envelope.id))
-            elif parked.state == "dead":
-                parked.state, parked.due, parked.attempts, parked.reason = "retry", 0, 0, request.reason or "redriven"
-                page.park.append(parked)
-            async with self.committing:
-                await self._store.commit(page)
-            executed = True
-            if work.kind is not None:
-                owned.unblock(parked.sequence)
-                self._tell(WorkOutcomes(self.group, [work], 0.0))
-        return executed
-
-    def _tell(self, outcomes: Outcomes) -> None:
-        for observer in self._observers:
-            try:
-                observer.settled(outcomes)
-            except Exception:
-                log.exception("an observer failed")

@@ -1,0 +1,202 @@
+"""The judge: says what becomes of each delivery, from what its handler did."""
+
+import random
+import traceback
+from collections.abc import Callable, Sequence
+
+from millstream.app.work import Job, Work
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import ContractError, HandlerResultError, MillstreamError, TooLargeError
+from millstream.contracts.ids import LAST_MILLIS, derived_id
+from millstream.contracts.message import key_of, publisher_of
+from millstream.core.broker import Broker
+from millstream.core.clock import Clock
+from millstream.core.handler import messages_of, verdicts_of
+from millstream.core.retry import Again, Park
+from millstream.core.store import Mark, Page, Parked, ParkState
+
+STACK_LIMIT = 8000
+
+Verdict = list[Envelope] | BaseException
+
+
+class Judge:
+    """Decides without waiting, and notes its decision in the work itself.
+
+    `waits(seconds)` is called for what is to be tried again then.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        *,
+        source: str,
+        broker: Broker,
+        clock: Clock,
+        waits: Callable[[float], None],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._group = group
+        self._source = source
+        self._broker = broker
+        self._clock = clock
+        self._waits = waits
+        self._chance = chance
+        self.marked = False
+        """Whether the inbox could know any delivery of this group."""
+
+    def waits_behind(self, work: Work) -> bool:
+        """Park what must not overtake, and what cannot be handled at all; tell whether it was parked."""
+        if work.sequence in work.owned.blocked and work.parked is None:
+            work.kind = "queued"
+            work.park = self._parked(work, "queued", "waits behind another of its key")
+        elif work.doom is not None:
+            self.bury(work, *work.doom)
+        else:
+            return False
+        return True
+
+    def bury(self, work: Work, reason: str, error: str) -> None:
+        now = self._clock.micros()
+        work.kind, work.error = "parked", reason
+        work.park = self._parked(work, "dead", reason)
+        work.park.error, work.park.last_failure = error, now
+        work.park.first_failure = work.park.first_failure or now
+
+    def _parked(self, work: Work, state: ParkState, reason: str) -> Parked:
+        """The row of a delivery that is parked, or stays so."""
+        if work.parked is not None:
+            work.parked.state, work.parked.reason = state, reason
+            return work.parked
+        self.marked = True
+        work.owned.block(work.sequence)
+        return Parked(
+            group=self._group,
+            partition=work.owned.partition,
+            position=work.delivery.position,
+            sequence=work.sequence,
+            envelope=work.envelope,
+            message=None if work.envelope is not None else work.delivery.message,
+            state=state,
+            reason=reason,
+            attempts=work.owned.suspects.get(work.delivery.position, 0) if state == "dead" else 0,
+        )
+
+    def succeeded(self, work: Work, result: object, published: Sequence[object]) -> None:
+        """Note what a handler returned and published; raises what makes it a failure after all."""
+        if result is not None or published:
+            assert work.handler is not None
+            work.published = self._envelopes(work, [*published, *messages_of(result, work.handler.name)])
+        self._handled(work)
+
+    def _handled(self, work: Work) -> None:
+        work.kind = "handled"
+        assert work.handler is not None
+        work.mark = work.parked is not None or work.handler.delivery == "effectively_once"
+        if work.mark:
+            self.marked = True
+
+    def failed(self, work: Work, error: BaseException) -> None:
+        """Note that a handler raised, and decide what follows."""
+        assert work.handler is not None
+        # A handler's SystemExit, KeyboardInterrupt or CancelledError is a failure like any other.
+        failure = error if isinstance(error, Exception) else RuntimeError(f"handler raised {error!r}")
+        if isinstance(failure, (HandlerResultError, ContractError)):
+            decision: Again | Park = Park("what the handler publishes is wrong, and would be again")
+        else:
+            decision = work.handler.options.retry.decide(work.attempt, failure, self._chance())
+        now = self._clock.micros()
+        if isinstance(decision, Again):
+            work.kind = "retry"
+            row = self._parked(work, "retry", "waits for its next attempt")
+            row.due = now + int(decision.after * 1e6)
+            self._waits(decision.after)
+        else:
+            work.kind = "parked"
+            row = self._parked(work, "dead", decision.reason)
+        row.attempts = work.attempt
+        row.first_failure, row.last_failure = row.first_failure or now, now
+        row.error = work.error = f"{type(error).__name__}: {error}"
+        row.stack = "".join(traceback.format_exception(error))[-STACK_LIMIT:]
+        work.park = row
+
+    def verdicts(self, job: Job, result: object) -> list[Verdict]:
+        """For each delivery of a job: the events to publish, or why it failed."""
+        name = job.handler.name
+        if not job.handler.is_batch:
+            messages = messages_of(result, name)
+            if job.context is not None and job.context.published:
+                messages = [*job.context.published, *messages]
+            return [self._verdict(job.works[0], messages)]
+        verdicts: list[Verdict] = []
+        for work, verdict in zip(job.works, verdicts_of(result, len(job.works), name), strict=True):
+            if isinstance(verdict, BaseException):
+                verdicts.append(verdict)
+            else:
+                try:
+                    verdicts.append(self._verdict(work, messages_of(verdict, name)))
+                except HandlerResultError as error:
+                    verdicts.append(error)
+        return verdicts
+
+    def _verdict(self, work: Work, messages: list[object]) -> Verdict:
+        try:
+            return self._envelopes(work, messages)
+        except MillstreamError as error:
+            return error
+
+    def judge(self, job: Job, verdicts: Sequence[Verdict]) -> None:
+        """Note what becomes of each delivery of a job."""
+        for work, verdict in zip(job.works, verdicts, strict=True):
+            if isinstance(verdict, BaseException):
+                self.failed(work, verdict)
+            else:
+                work.published = verdict
+                self._handled(work)
+
+    def page_of(self, job: Job, verdicts: Sequence[Verdict], generation: int) -> Page:
+        """What a job that succeeded commits, but for positions."""
+        page = Page(group=self._group, generation=generation)
+        for work, verdict in zip(job.works, verdicts, strict=True):
+            assert work.envelope is not None
+            assert not isinstance(verdict, BaseException)
+            page.fences[work.owned.partition] = work.owned.epoch
+            page.events += verdict
+            page.marks.append(Mark(work.envelope.source, work.envelope.id))
+            if work.parked is not None:
+                page.unpark.append(work.parked.id)
+        return page
+
+    def _envelopes(self, work: Work, messages: Sequence[object]) -> list[Envelope]:
+        cause = work.envelope
+        assert cause is not None
+        if not messages:
+            return []
+        now, largest = self._clock.micros(), self._broker.features.largest
+        correlation, attempt = cause.correlation or cause.id, f"{self._group}/{work.attempt}"
+        made: list[Envelope] = []
+        millis = min(max(cause.time, 0) // 1000, LAST_MILLIS)
+        for ordinal, message in enumerate(messages):
+            contract, encode, key = publisher_of(type(message))
+            data = encode(message)
+            if len(data) > largest:
+                raise TooLargeError(f"a {contract.name} of {len(data)} bytes is more than the {largest} that {self._broker.name} takes")
+            made.append(
+                Envelope(
+                    # From the input alone, so that whoever handles the input again publishes what is known already.
+                    id=derived_id(cause.source, cause.id, self._group, ordinal, millis),
+                    source=self._source,
+                    type=contract.name,
+                    key=None if key is None else key_of(message),
+                    time=now,
+                    data=data,
+                    version=contract.version,
+                    correlation=correlation,
+                    causation=cause.id,
+                    attempt=attempt,
+                    traceparent=cause.traceparent,
+                    tracestate=cause.tracestate,
+                    topic=contract.topic,
+                )
+            )
+        return made

@@ -1,0 +1,111 @@
+"""Triage: what a delivery is, before anybody handles it."""
+
+import contextlib
+from collections.abc import Sequence
+
+import msgspec
+
+from millstream.app.judge import Judge
+from millstream.app.work import Owned, Work
+from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, from_binary, from_plain, from_structured
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import DecodeError, EnvelopeError, MillstreamError
+from millstream.contracts.message import codec_for
+from millstream.core.broker import Delivery, Message
+from millstream.core.handler import Handler
+from millstream.core.store import Mark, Parked
+
+
+class Triage:
+    """Finds for each delivery its handler, its typed message and its sequence."""
+
+    def __init__(self, handlers: Sequence[Handler], judge: Judge, broker: str) -> None:
+        self._judge = judge
+        self._broker = broker
+        self._handlers = {contract.name: handler for handler in handlers for contract in handler.contracts}
+        self._decoders = {contract.name: codec_for(contract).decode for handler in handlers for contract in handler.contracts}
+        self._bare = {topic: handler for handler in handlers if handler.wire == "json" for topic in handler.topics}
+
+    def again(self, parked: Parked, owned: Owned) -> Work:
+        """A parked delivery, for its next attempt; one that nobody understands is judged already."""
+        delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
+        envelope = parked.envelope
+        if envelope is None and parked.message is not None:
+            with contextlib.suppress(MillstreamError):
+                envelope = self._understand(parked.message)
+        handler = self._handlers.get(envelope.type) if envelope else None
+        work = Work(delivery, envelope, owned, handler, None, parked.sequence)
+        work.parked = parked
+        work.attempt = parked.attempts + 1
+        if envelope is None or handler is None:
+            self._judge.bury(work, "no handler understands it", parked.error.partition(":")[0] or "MissingHandler")
+        else:
+            self._decode(work, handler, envelope)
+        return work
+
+    def work_of(self, delivery: Delivery, owned: Owned, known: set[Mark]) -> Work:
+        envelope = delivery.envelope
+        if envelope is None:
+            return self._triage_message(delivery, owned)
+        handler = self._handlers.get(envelope.type)
+        if handler is None:
+            work = Work(delivery, envelope, owned, None, None, "")
+            work.kind = "skipped"
+            return work
+        sequence = envelope.key if envelope.key is not None and handler.options.ordered else f"\x00{delivery.position}"
+        work = Work(delivery, envelope, owned, handler, None, sequence)
+        if known and Mark(envelope.source, envelope.id) in known:
+            work.kind = "duplicate"
+            return work
+        if handler.delivery == "effectively_once":
+            own = (envelope.source, envelope.id)
+            if own in owned.pending:
+                work.kind = "duplicate"
+                return work
+            owned.pending.add(own)
+        self._decode(work, handler, envelope)
+        return work
+
+    def _decode(self, work: Work, handler: Handler, envelope: Envelope) -> None:
+        try:
+            work.message = self._decoders[envelope.type](envelope.data)
+            if handler.options.where is not None and not handler.options.where(work.message):
+                work.kind = "skipped"
+        except DecodeError as error:
+            work.doom = (f"cannot be decoded: {error}", "DecodeError")
+        except Exception as error:  # the user's filter
+            work.doom = (f"where= failed: {error!r}", type(error).__name__)
+
+    def _triage_message(self, delivery: Delivery, owned: Owned) -> Work:
+        """Understand bytes that came without an envelope, or park them as they are."""
+        message = delivery.message or Message(topic=delivery.partition.topic, body=b"")
+        try:
+            envelope = self._understand(message)
+        except MillstreamError as error:
+            work = Work(delivery, None, owned, None, None, f"\x00{delivery.position}")
+            self._judge.bury(work, str(error), type(error).__name__)
+            return work
+        return self.work_of(Delivery(delivery.partition, delivery.position, envelope, message), owned, set())
+
+    def _understand(self, message: Message) -> Envelope:
+        handler = self._bare.get(message.topic)
+        if handler is None:
+            content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
+            if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
+                return from_structured(message.body)
+            return from_binary(message.headers, message.body)
+        id_, field = message.id, handler.options.id
+        if field is not None:
+            try:
+                value = msgspec.json.decode(message.body, type=dict[str, msgspec.Raw])[field]
+                id_ = str(msgspec.json.decode(value))
+            except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError) as error:
+                raise EnvelopeError(f"the body has no field {field!r} to take the event's id from (id={field!r}): {error}") from error
+        if not id_ and handler.delivery == "effectively_once":
+            raise EnvelopeError(
+                f"this message has no id, so {handler.name} cannot tell a repetition from a new one: name a field of the body "
+                "with id=, or subscribe with delivery='at_least_once'"
+            )
+        key = None if message.key is None else message.key.decode("utf-8", "backslashreplace")
+        source = message.source or f"/{self._broker}/{message.topic}"
+        return from_plain(message.body, contract=handler.contracts[0], id=id_ or "none", source=source, key=key, time=message.time)

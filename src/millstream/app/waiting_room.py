@@ -1,0 +1,150 @@
+"""The waiting room: what is parked in the store, and what operators ask for it."""
+
+import asyncio
+from typing import Protocol
+
+from millstream.app.lanes import Lanes
+from millstream.app.outcomes import Observers, WorkOutcomes
+from millstream.app.triage import Triage
+from millstream.app.work import Owned, Work
+from millstream.core.broker import Delivery, Partition
+from millstream.core.clock import Clock
+from millstream.core.store import Mark, Page, Parked, Request, Store
+
+#: How often parked deliveries and operators' requests are looked at, in seconds.
+LOOK = 0.2
+#: After so many attempts that killed the process a delivery is parked.
+MOST_CRASHES = 3
+
+
+class Worker(Protocol):
+    """What the waiting room needs of the worker it belongs to."""
+
+    committing: asyncio.Lock
+    owned: dict[Partition, Owned]
+    generation: int
+
+    def room(self) -> int:
+        """How many more deliveries may be in flight."""
+        ...
+
+    def taken_up(self, count: int) -> None:
+        """Count deliveries as in flight; or, below 0, as not."""
+        ...
+
+    def finished(self, work: Work) -> None: ...
+
+    async def quiet(self) -> None:
+        """Wait until nothing is in flight."""
+        ...
+
+    async def note_attempt(self, owned: Owned, position: int, count: int) -> None:
+        """Commit that an attempt begins which may kill the process."""
+        ...
+
+
+class WaitingRoom:
+    """Takes up what is due among the parked, and executes operators' requests, as the owner of their partitions."""
+
+    def __init__(
+        self, group: str, worker: Worker, store: Store, clock: Clock, triage: Triage, lanes: Lanes, observers: Observers
+    ) -> None:
+        self._group = group
+        self._worker = worker
+        self._store = store
+        self._clock = clock
+        self._triage = triage
+        self._lanes = lanes
+        self._observers = observers
+        self.look_at = float("-inf")
+        """When it is to be looked at again (monotonic)."""
+
+    def look_in(self, seconds: float) -> None:
+        """Have it looked at in so many seconds at the latest."""
+        self.look_at = min(self.look_at, self._clock.monotonic() + seconds)
+
+    def looked(self) -> bool:
+        """Whether it is time to look, which this then counts as."""
+        now = self._clock.monotonic()
+        if now < self.look_at:
+            return False
+        self.look_at = now + LOOK
+        return True
+
+    async def retry(self) -> bool:
+        """Take up what is due; tell whether there was anything."""
+        partitions = [owned.partition for owned in self._worker.owned.values() if owned.blocked and not owned.leaving]
+        room = self._worker.room()
+        if not partitions or room <= 0:
+            return False
+        busy = False
+        for parked in await self._store.heads(self._group, partitions, self._clock.micros(), room):
+            owned = self._worker.owned.get(parked.partition)
+            if owned is not None and parked.id not in owned.retrying:
+                await self._take_up(parked, owned)
+                busy = True
+        due = await self._store.next_due(self._group)
+        if due is not None and due > self._clock.micros():
+            self.look_in((due - self._clock.micros()) / 1e6)
+        return busy
+
+    async def _take_up(self, parked: Parked, owned: Owned) -> None:
+        work = self._triage.again(parked, owned)
+        owned.retrying.add(parked.id)
+        if work.kind is not None:
+            self._worker.taken_up(1)
+            self._worker.finished(work)
+        elif owned.suspect_upto:
+            await self._alone(work)
+        else:
+            self._worker.taken_up(1)
+            self._lanes.put([work])
+
+    async def _alone(self, work: Work) -> None:
+        """After a crash a parked delivery is as suspect as one in flight."""
+        owned, position = work.owned, work.delivery.position
+        await self._worker.quiet()
+        if owned.gone:
+            return
+        crashes = owned.suspects.get(position, 0)
+        if crashes >= MOST_CRASHES:
+            work.doom = (f"crashed the worker {crashes} times", "WorkerCrash")
+        else:
+            await self._worker.note_attempt(owned, position, crashes + 1)
+        self._worker.taken_up(1)
+        self._lanes.put([work])
+        await self._worker.quiet()
+
+    async def execute(self) -> bool:
+        """Do what operators asked for; tell whether there was anything that could be done now."""
+        requests = await self._store.requests(self._group)
+        if not requests:
+            return False
+        rows = {parked.id: parked for parked in await self._store.parked(self._group, ids=[request.parked for request in requests])}
+        executed = False
+        for request in requests:
+            parked = rows.get(request.parked)
+            owned = self._worker.owned.get(parked.partition) if parked else None
+            if parked is not None and owned is not None and not owned.leaving and parked.id not in owned.retrying:
+                await self._execute(request, parked, owned)
+                executed = True
+        return executed
+
+    async def _execute(self, request: Request, parked: Parked, owned: Owned) -> None:
+        page = Page(group=self._group, generation=self._worker.generation, requests=[request.id])
+        page.fences[owned.partition] = owned.epoch
+        if request.kind == "discard":
+            page.unpark.append(parked.id)
+            if parked.envelope is not None:
+                page.marks.append(Mark(parked.envelope.source, parked.envelope.id))
+        elif parked.state == "dead":
+            parked.state, parked.due, parked.attempts, parked.reason = "retry", 0, 0, request.reason or "redriven"
+            page.park.append(parked)
+        async with self._worker.committing:
+            await self._store.commit(page)
+        if request.kind == "discard":
+            owned.unblock(parked.sequence)
+            delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
+            work = Work(delivery, parked.envelope, owned, None, None, parked.sequence)
+            work.kind, work.error = "discarded", request.reason
+            self._observers.settled(WorkOutcomes(self._group, [work], 0.0))

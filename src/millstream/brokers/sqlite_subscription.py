@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import PositionLostError
@@ -205,6 +205,9 @@ class SqliteSubscription:
             raise PositionLostError(self._lost(partition, cursor))
         owned.cursor, owned.started = cursor, True
         owned.ready.clear()
+        if cursor > committed:
+            # The last owner died before the group's position here could follow its store's.
+            self._follow({owned.tp: cursor})
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
@@ -220,8 +223,7 @@ class SqliteSubscription:
     # Settling
 
     async def settle(self, done: Sequence[Delivery], released: Sequence[Delivery] = ()) -> None:
-        for tp, position in self._passed(done).items():
-            self._done[tp] = max(position, self._done.get(tp, 0))
+        self._follow(self._passed(done))
         for delivery in released:
             owned = self._owned.get(delivery.partition)
             if owned is not None and owned.started:
@@ -229,8 +231,12 @@ class SqliteSubscription:
                 owned.ready.clear()
         if released:
             self._changed.set()
+
+    def _follow(self, passed: dict[int, int]) -> None:
+        """Have the group's position here follow its store's, which is that of record: soon, with one write for many."""
+        for tp, position in passed.items():
+            self._done[tp] = max(position, self._done.get(tp, 0))
         if self._flush is None and self._done:
-            # The position of record is the store's; this one follows, without a sync of its own each time.
             self._flush = asyncio.get_running_loop().call_later(FOLLOW, self._flush_done)
 
     def _passed(self, done: Sequence[Delivery]) -> dict[int, int]:
@@ -246,14 +252,18 @@ class SqliteSubscription:
             self._flush = None
         if not self._done:
             return None
-        rows = [(position, self._group, tp, self._member) for tp, position in self._done.items()]
-        self._done = {}
+        passed, self._done = self._done, {}
+        rows = [(position, self._group, tp, self._member) for tp, position in passed.items()]
 
         def write(connection: Connection) -> None:
             connection.executemany("update broker_position set committed=max(committed, ?) where grp=? and tp=? and owner=?", rows)
 
+        def written(future: "asyncio.Future[None]") -> None:
+            if not future.cancelled() and future.exception() is not None and self._owned:
+                self._follow(passed)
+
         future = self._broker.file.submit(write, wakes=NOTHING)
-        future.add_done_callback(_ignore)
+        future.add_done_callback(written)
         return future
 
     async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
@@ -278,6 +288,8 @@ class SqliteSubscription:
     async def close(self) -> None:
         self._stop()
         await self.release(list(self._owned))
+        if self._flush is not None:
+            self._flush.cancel()
 
         def write(connection: Connection) -> None:
             connection.execute("delete from broker_member where grp=? and member=?", (self._group, self._member))
@@ -294,8 +306,3 @@ class _Claim:
     surplus: frozenset[int]
     members: frozenset[str]
     expires: float
-
-
-def _ignore(future: "asyncio.Future[Any]") -> None:
-    if not future.cancelled():
-        future.exception()

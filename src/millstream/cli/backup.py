@@ -14,8 +14,8 @@ from millstream.contracts.errors import RefusedError
 def backup(destination: Path, /, *, place: Place = HERE, look: Look = PLAIN) -> None:
     """Copy a store's live file, as of one moment, to a new file; nobody has to stop.
 
-    With the embedded broker in the same file its log is in the copy. Where the broker
-    has a file of its own, copy that too: --store names any Millstream file.
+    With the embedded broker in the same file its log is in the copy. Where the
+    broker has a file of its own, copy that too: --store names any Millstream file.
 
     For example:
       millstream backup backups/shop-monday.db

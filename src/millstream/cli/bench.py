@@ -65,7 +65,8 @@ async def bench(
 ) -> None:
     """Measure the embedded broker on this machine: durable publishing, and handling.
 
-    It works on files of its own, which it removes. Other work on the machine shows.
+    It works on files of its own, which it removes. Other work on the machine
+    shows.
 
     For example:
       millstream bench

@@ -8,7 +8,7 @@ def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> None:
     """Print the completion script of a shell, to be loaded at its start.
 
     For example:
-      millstream completion bash > ~/.local/share/bash-completion/completions/millstream
+      millstream completion bash > ~/.bash_completion.d/millstream
       millstream completion zsh > ~/.zfunc/_millstream
       millstream completion fish > ~/.config/fish/completions/millstream.fish
     """

@@ -24,10 +24,11 @@ def shop(
     data: Annotated[str | None, Parameter(help="The folder for its files; a temporary one otherwise.")] = None,
     output: Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"], help="Text for people, or JSON.")] = "text",
 ) -> int:
-    """Run a shop: storefront, inventory, mailer and analytics, each with its own database.
+    """Run a shop: storefront, inventory, mailer and analytics, each with its own
+    database.
 
-    It opens web pages on this machine and lets customers order. In a terminal, keys place
-    an order, repeat events, kill a service or publish a poison event.
+    It opens web pages on this machine and lets customers order. In a terminal,
+    keys place an order, repeat events, kill a service or publish a poison event.
 
     For example:
       millstream demo shop

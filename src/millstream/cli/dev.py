@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -32,7 +33,8 @@ async def dev(
 ) -> int:
     """Run a service, and start it anew whenever a Python file changes.
 
-    What was in flight is delivered again, as after any restart. Needs the extra `dev`.
+    What was in flight is delivered again, as after any restart. Needs the extra
+    `dev`.
 
     For example:
       millstream dev inventory:app
@@ -55,7 +57,7 @@ async def dev(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    changes: AsyncIterator[set[tuple[object, str]]] = awatch(*folders, watch_filter=PythonFilter(), stop_event=stop)
+    changes: AsyncIterator[AbstractSet[tuple[Any, str]]] = awatch(*folders, watch_filter=PythonFilter(), stop_event=stop)
     process = await asyncio.create_subprocess_exec(*command)
     try:
         screen.hint(f"watching {', '.join(map(str, folders))}")

@@ -57,7 +57,7 @@ async def list_(
 
     For example:
       millstream dlq list
-      millstream dlq list --group mailer.send --error SMTP --store sqlite:///mailer.db
+      millstream dlq list --group mailer.send --error SMTP
     """
     screen = Screen(look)
     async with opened(place) as where:
@@ -127,12 +127,12 @@ async def redrive(
 ) -> int:
     """Have dead letters handled again, in the order of their key.
 
-    The group's workers do it; it waits until one runs. Single ids are done at once,
-    --all with its filters says how many there are, and needs --yes.
+    The group's workers do it; it waits until one runs. Single ids are done at
+    once, --all with its filters says how many there are, and needs --yes.
 
     For example:
       millstream dlq redrive 17 18
-      millstream dlq redrive --all --group mailer.send --reason 'SMTP is back' --yes --wait 30
+      millstream dlq redrive --all --group mailer.send --yes --wait 30
     """
     async with opened(place) as where:
         chosen = await _ids(where.store, ids, group, type, error, all=all)
@@ -154,7 +154,8 @@ async def discard(
     place: Place = HERE,
     look: Look = PLAIN,
 ) -> int:
-    """Give dead letters up: they are never handled, and what waits behind them goes on.
+    """Give dead letters up: they are never handled, and what waits behind them goes
+    on.
 
     For example:
       millstream dlq discard 17 --reason 'test order' --yes

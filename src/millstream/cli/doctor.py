@@ -20,10 +20,11 @@ MARKS: dict[Verdict, tuple[str, str, Style]] = {
 
 
 async def doctor(*, place: Place = HERE, look: Look = PLAIN) -> int:
-    """Check this machine and the files that the settings name, and say how to repair what is wrong.
+    """Check this machine and the files that the settings name, and say how to repair
+    what is wrong.
 
-    It exits with 0 when all is well, with 10 when something should be looked at, and with
-    9 when something has to be repaired.
+    It exits with 0 when all is well, with 10 when something should be looked at,
+    and with 9 when something has to be repaired.
 
     For example:
       millstream doctor

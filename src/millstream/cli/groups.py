@@ -45,7 +45,8 @@ PARTITIONS = [
 @app.default
 @app.command(name="list")
 async def list_(*, place: Place = HERE, look: Look = PLAIN) -> None:
-    """Show every group: how many events it has still to handle, and how long the oldest has waited.
+    """Show every group: how many events it has still to handle, and how long the
+    oldest has waited.
 
     What needs attention stands first. PARKED and DEAD are kept by the store of the
     service; name it with --store or --app, or they are unknown.
@@ -107,7 +108,8 @@ async def show(group: str, /, *, place: Place = HERE, look: Look = PLAIN) -> Non
 
 @app.command
 async def pause(group: str, /, *, place: Place = HERE, look: Look = PLAIN) -> None:
-    """Have a group's workers take nothing more; what they have in hand they finish. It survives restarts.
+    """Have a group's workers take nothing more; what they have in hand they finish.
+    It survives restarts.
 
     For example:
       millstream groups pause mailer.send
@@ -144,7 +146,8 @@ async def _pause(group: str, place: Place, look: Look, *, paused: bool) -> None:
 
 @app.command
 async def forget(group: str, /, *, yes: Yes = False, place: Place = HERE, look: Look = PLAIN) -> None:
-    """Remove a group that the code no longer has: its positions, its inbox and its dead letters.
+    """Remove a group that the code no longer has: its positions, its inbox and its
+    dead letters.
 
     Retention no longer waits for it. A group of the same name would begin anew.
 

@@ -96,7 +96,8 @@ def new(
     *,
     look: Look = PLAIN,
 ) -> None:
-    """Start a service in a new folder: two contracts, two handlers, a test, and settings.
+    """Start a service in a new folder: two contracts, two handlers, a test, and
+    settings.
 
     For example:
       millstream new inventory

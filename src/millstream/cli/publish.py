@@ -53,10 +53,11 @@ async def publish(
     place: Place = HERE,
     look: Look = PLAIN,
 ) -> int:
-    """Publish one event, or several with the same body; it returns when they are durable.
+    """Publish one event, or several with the same body; it returns when they are
+    durable.
 
-    With --app, or an app in the settings, the body is checked against the contract of
-    that name.
+    With --app, or an app in the settings, the body is checked against the contract
+    of that name.
 
     For example:
       millstream publish order.created --data '{"order_id": "o-1"}' --key o-1

@@ -33,11 +33,13 @@ async def replay(
     place: Place = HERE,
     look: Look = PLAIN,
 ) -> None:
-    """Move a stopped group to another place in the log; it goes on there when it is started.
+    """Move a stopped group to another place in the log; it goes on there when it is
+    started.
 
-    Without --with-effects a handler that runs effectively once sees what it has handled as
-    duplicates, and only what it missed takes effect. A handler that runs at least once is
-    called again in any case. Without --yes nothing is changed.
+    Without --with-effects a handler that runs effectively once sees what it has
+    handled as duplicates, and only what it missed takes effect. A handler that
+    runs at least once is called again in any case. Without --yes nothing is
+    changed.
 
     For example:
       millstream replay analytics.project --from-time 2h

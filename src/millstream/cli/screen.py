@@ -152,9 +152,14 @@ class Screen:
         # Imported late: JSON needs none of it, and it is slow to load.
         from rich.console import Console
 
+        class Honest(Console):
+            def on_broken_pipe(self) -> None:
+                # Rich would end the program as failed; a reader that has seen enough is none.
+                raise BrokenPipeError
+
         if error not in self._consoles:
             color = self.look.color
-            self._consoles[error] = Console(
+            self._consoles[error] = Honest(
                 stderr=error,
                 force_terminal={"always": True, "never": None, "auto": None}[color],
                 no_color=color == "never" or None,

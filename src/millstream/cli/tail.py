@@ -33,8 +33,8 @@ async def tail(
 ) -> None:
     """Show events: the last ones, and with --follow what comes next.
 
-    TYPES are event types, and may hold *, as in order.*. With --output json each event
-    is a document on a line of its own.
+    TYPES are event types, and may hold *, as in order.*. With --output json each
+    event is a document on a line of its own.
 
     For example:
       millstream tail

@@ -36,9 +36,9 @@ async def trace(
 ) -> None:
     """Show the tree of causes and effects that an event belongs to.
 
-    ID is the id of an event, the correlation of several, or a key. `passed` means that a
-    group is beyond the event but keeps no record of it: it ran at least once, or the
-    group began later.
+    ID is the id of an event, the correlation of several, or a key. `passed` means
+    that a group is beyond the event but keeps no record of it: it ran at least
+    once, or the group began later.
 
     For example:
       millstream trace 0198c1de-4f2a-7000-8000-0123456789ab

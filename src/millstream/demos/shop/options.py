@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+from millstream.contracts.errors import ConfigurationError
+
 SETTINGS = "MILLSTREAM_SHOP"
 SERVICES = ("storefront", "inventory", "mailer", "analytics", "catcher")
 MUTATIONS = ("no_outbox", "no_inbox", "ack_before_handle")
@@ -16,7 +18,7 @@ MUTATIONS = ("no_outbox", "no_inbox", "ack_before_handle")
 class DemoOptions:
     """The flags of `millstream demo shop`.
 
-    Raises `ValueError`, in words for whoever typed the flag, for what the shop cannot do.
+    Raises `ConfigurationError` for what the shop cannot do.
     """
 
     rate: float | None = None
@@ -52,20 +54,20 @@ class DemoOptions:
 
     def __post_init__(self) -> None:
         if self.output not in ("text", "json"):
-            raise ValueError(f"There is no output {self.output!r}; choose text or json.")
+            raise ConfigurationError(f"There is no output {self.output!r}; choose text or json.")
         if self.mutate is not None and self.mutate not in MUTATIONS:
-            raise ValueError(f"There is no mutation {self.mutate!r}; choose one of {', '.join(MUTATIONS)}.")
+            raise ConfigurationError(f"There is no mutation {self.mutate!r}; choose one of {', '.join(MUTATIONS)}.")
         if self.naive and self.mutate is not None:
-            raise ValueError("naive mode has no protection that a mutation could take away; choose one of the two.")
+            raise ConfigurationError("naive mode has no protection that a mutation could take away; choose one of the two.")
         for name in ("rate", "seconds", "orders", "duplicates", "poison"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; give a number from 0 on.")
+                raise ConfigurationError(f"{name} is {value}; give a number from 0 on.")
         for name in self.kill:
             if name not in self.services:
-                raise ValueError(f"There is no service {name!r} to kill; choose one of {', '.join(self.services)}.")
+                raise ConfigurationError(f"There is no service {name!r} to kill; choose one of {', '.join(self.services)}.")
         if self.smtp is not None and not re.fullmatch(r".+:\d{1,5}", self.smtp):
-            raise ValueError(f"{self.smtp!r} is no mail server; give HOST:PORT, such as 127.0.0.1:1025.")
+            raise ConfigurationError(f"{self.smtp!r} is no mail server; give HOST:PORT, such as 127.0.0.1:1025.")
 
     @property
     def services(self) -> tuple[str, ...]:

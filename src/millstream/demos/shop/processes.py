@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from millstream.contracts.errors import RefusedError
 from millstream.demos.shop.options import Settings
 from millstream.demos.shop.ready import ready_pid
 
@@ -82,7 +81,7 @@ class Processes:
         while not all(ready_pid(self._settings, name) == pid for name, pid in self.pids.items()):
             if time.monotonic() > end:
                 missing = [name for name, pid in self.pids.items() if ready_pid(self._settings, name) != pid]
-                raise RefusedError(
+                raise TimeoutError(
                     f"{', '.join(missing)} did not start within {limit:.0f} s. What they said is in "
                     f"{self._settings.folder / 'run'}/*.log; correct that, or name another folder with --data."
                 )

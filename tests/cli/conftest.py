@@ -109,27 +109,27 @@ def service(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def work(service: str) -> Callable[..., App]:
-    """Publish orders with these ids, and have the service handle all that there is."""
+    """Publish orders with these ids, and have the service handle them, and so many deliveries `more`."""
 
-    def work(*ids: str) -> App:
+    def work(*ids: str, more: int = 0) -> App:
         import importlib
 
         sys.path.insert(0, "")
         module = importlib.import_module(service)
-        asyncio.run(_work(module, ids))
+        asyncio.run(_work(module, ids, more))
         return module.app
 
     return work
 
 
-async def _work(module: Any, ids: tuple[str, ...]) -> None:
+async def _work(module: Any, ids: tuple[str, ...], more: int) -> None:
     app: App = module.app
     stop = asyncio.Event()
 
     class Watch:
         """Stops the service when each order has come to its end."""
 
-        left = sum(1 if id_.startswith("bad") else 2 for id_ in ids)
+        left = more + sum(1 if id_.startswith("bad") else 2 for id_ in ids)
 
         def started(self, group: str, deliveries: object) -> None:
             pass

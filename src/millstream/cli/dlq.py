@@ -31,7 +31,7 @@ COLUMNS = [
     Column("KEY", drop=1, id=True),
     Column("TRIES", right=True, drop=3),
     Column("FAILED", right=True, drop=2),
-    Column("ERROR"),
+    Column("ERROR", least=16),
 ]
 
 Group = Annotated[str | None, Parameter(help="Only those of this group.")]

@@ -29,7 +29,7 @@ COLUMNS = [
     Column("PARKED", right=True, drop=2),
     Column("DEAD", right=True),
     Column("WORKERS", right=True, drop=3),
-    Column("TOPICS", drop=1),
+    Column("TOPICS", drop=1, least=12),
 ]
 
 PARTITIONS = [

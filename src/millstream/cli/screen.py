@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 VERSION = "millstream.v1"
 LOOK = Group("Output", sort_key=90)
 NARROWEST = 20
-NARROWEST_COLUMN = 4
+SHORT_ID = 12
 GAP = 2
 UNLIMITED = 100_000
 
@@ -40,14 +40,20 @@ class Cell:
 class Column:
     """A column of a table.
 
-    In a narrow terminal the columns of the highest `drop` go first; those of 0 stay and
-    are cut, in the middle when they are ids.
+    In a narrow terminal columns are cut, but not below `least`; ids are cut in their
+    middle. When that is not enough, the columns of the highest `drop` go first.
     """
 
     name: str
     right: bool = False
     drop: int = 0
     id: bool = False
+    least: int | None = None
+
+    def narrowest(self, width: int) -> int:
+        """To how much it may be cut from a width."""
+        least = self.least or (SHORT_ID if self.id else width)
+        return min(width, max(least, len(self.name)))
 
 
 @Parameter(name="*")
@@ -174,17 +180,23 @@ def _fit(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int) 
     from rich.cells import cell_len
 
     widths = [min(width, max([len(c.name), *(cell_len(row[i]) for row in texts)])) for i, c in enumerate(columns)]
-
-    def excess() -> int:
-        shown = [w for w in widths if w]
-        return sum(shown) + GAP * (len(shown) - 1) - width
-
+    narrowest = [column.narrowest(w) for column, w in zip(columns, widths, strict=True)]
     for index in sorted(range(len(columns)), key=lambda i: -columns[i].drop):
-        if excess() > 0 and columns[index].drop:
-            widths[index] = 0
-    while excess() > 0 and max(widths) > NARROWEST_COLUMN:
-        widths[widths.index(max(widths))] -= 1
+        if columns[index].drop and _line(narrowest) > width:
+            widths[index] = narrowest[index] = 0
+    while _line(widths) > width:
+        # Where it may be cut; and when nothing may, the widest has to.
+        able = [i for i, w in enumerate(widths) if w > narrowest[i]] or [i for i, w in enumerate(widths) if w > 1]
+        if not able:
+            break
+        widths[max(able, key=lambda i: widths[i])] -= 1
     return widths
+
+
+def _line(widths: Sequence[int]) -> int:
+    """How long a line of such columns is."""
+    shown = [width for width in widths if width]
+    return sum(shown) + GAP * (len(shown) - 1)
 
 
 def _filled(column: Column, text: str, width: int) -> str:

@@ -19,7 +19,7 @@ COLUMNS = [
     Column("PUBLISHED", right=True, drop=3),
     Column("PARTITIONS", right=True, drop=2),
     Column("KEEPS", drop=4),
-    Column("GROUPS", drop=1),
+    Column("GROUPS", drop=1, least=12),
 ]
 
 

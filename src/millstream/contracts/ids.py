@@ -33,15 +33,17 @@ def derived_id(source: str, input_id: str, group: str, ordinal: int, millis: int
     consumers recognise as already handled. `millis` should come from the input, not
     from a clock, for the same reason.
     """
-    digest = blake2b(f"{ordinal}:{input_id}".encode("utf-8", "surrogatepass"), digest_size=10, key=_publisher(source, group)).digest()
-    return _uuid7(millis, digest)
+    hash = _publisher(source, group).copy()
+    hash.update(f"{ordinal}:{input_id}".encode("utf-8", "surrogatepass"))
+    return _uuid7(millis, hash.digest())
 
 
-# A worker derives thousands of ids from the same two names.
+# A worker derives thousands of ids from the same two names: each goes on from a copy.
 @lru_cache(maxsize=1024)
-def _publisher(source: str, group: str) -> bytes:
+def _publisher(source: str, group: str) -> blake2b:
     # The length in front keeps ("ab", "c") and ("a", "bc") apart.
-    return blake2b(f"{len(source)}:{source}{group}".encode("utf-8", "surrogatepass"), digest_size=32, person=b"millstream-id").digest()
+    names = f"{len(source)}:{source}{group}".encode("utf-8", "surrogatepass")
+    return blake2b(digest_size=10, key=blake2b(names, digest_size=32, person=b"millstream-id").digest())
 
 
 def id_millis(id: str) -> int | None:
@@ -51,9 +53,16 @@ def id_millis(id: str) -> int | None:
 
 
 def _uuid7(millis: int, random: bytes) -> str:
+    bits = random.hex()
+    return f"{_time(millis)}-7{bits[1:4]}-{'89ab'[random[2] & 3]}{bits[5:8]}-{bits[8:]}"
+
+
+# The events of a batch share their milliseconds.
+@lru_cache(maxsize=256)
+def _time(millis: int) -> str:
     if not 0 <= millis < _MILLIS_LIMIT:
         raise ValueError(
             f"{millis} is no millisecond a UUIDv7 can hold; pass milliseconds since 1970, not microseconds"
         )
-    time, bits = f"{millis:012x}", random.hex()
-    return f"{time[:8]}-{time[8:]}-7{bits[1:4]}-{'89ab'[random[2] & 3]}{bits[5:8]}-{bits[8:]}"
+    time = f"{millis:012x}"
+    return f"{time[:8]}-{time[8:]}"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
 
@@ -88,25 +89,40 @@ class Publisher(NamedTuple):
 
     contract: Contract
     encode: Callable[[object], bytes]
-    key: str | None
+    key: Callable[[object], str | None]
 
 
 @lru_cache(maxsize=4096)
 def publisher_of(cls: type[Any]) -> Publisher:
     """How messages of a decorated class are published; raises ContractError where it is none."""
     contract = contract_of(cls)
-    return Publisher(contract, codec_for(contract).encode, contract.key)
+    return Publisher(contract, codec_for(contract).encode, _key_reader(cls))
 
 
 def key_of(message: object) -> str | None:
     """The key of one message as text, or None where its contract declares no key."""
-    contract = contract_of(message)
-    if contract.key is None:
-        return None
-    try:
-        return key_text(getattr(message, contract.key))
-    except ContractError as error:
-        raise ContractError(f"{contract.name}: the key field {contract.key!r} cannot be used: {error}") from None
+    return _key_reader(type(message))(message)
+
+
+@lru_cache(maxsize=4096)
+def _key_reader(cls: type[Any]) -> Callable[[object], str | None]:
+    contract = contract_of(cls)
+    field = contract.key
+    if field is None:
+        return lambda _message: None
+    value_of = attrgetter(field)
+
+    def key(message: object) -> str | None:
+        value = value_of(message)
+        # What nearly every key is.
+        if type(value) is str and value and value.isprintable():
+            return value
+        try:
+            return key_text(value)
+        except ContractError as error:
+            raise ContractError(f"{contract.name}: the key field {field!r} cannot be used: {error}") from None
+
+    return key
 
 
 def key_text(value: object) -> str:

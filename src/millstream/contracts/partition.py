@@ -1,10 +1,12 @@
 """Which partition a key belongs to: the same answer as Kafka's Java client, on every broker."""
 
 from functools import lru_cache
+from struct import Struct
 
 _MASK = 0xFFFFFFFF
 _M = 0x5BD1E995
 _SEED = 0x9747B28C
+_words = Struct("<I").iter_unpack
 
 
 def murmur2(key: bytes) -> int:
@@ -12,10 +14,9 @@ def murmur2(key: bytes) -> int:
     length = len(key)
     h = _SEED ^ length
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(key[i : i + 4], "little") * _M & _MASK
-        k = (k ^ k >> 24) * _M & _MASK
-        h = h * _M & _MASK ^ k
+    for (word,) in _words(key[:whole]):
+        k = word * _M & _MASK
+        h = (h * _M ^ (k ^ k >> 24) * _M) & _MASK
     if whole != length:
         h = (h ^ int.from_bytes(key[whole:], "little")) * _M & _MASK
     h = (h ^ h >> 13) * _M & _MASK

@@ -476,7 +476,7 @@ class GroupWorker:
 
     async def _look(self) -> bool:
         """Do what operators asked for, and take up what is due among the parked."""
-        if not self.owned or not self._waiting_room.looked():
+        if not self._waiting_room.looked() or not self.owned:
             return False
         await self._pause_or_resume()
         busy = await self._waiting_room.execute()

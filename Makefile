@@ -11,6 +11,8 @@ RUN := .venv/bin/
 ARGS ?=
 # How long `make soak` goes on.
 SECONDS_OF_SOAK ?= 600
+# Which servers `make services` starts, as in `make services ONLY=kafka`; all that it knows when it is empty.
+ONLY ?=
 
 .venv-uv/bin/uv:
 	@$(PYTHON) -m venv .venv-uv || { rm -rf .venv-uv; \
@@ -63,4 +65,10 @@ bench: .venv/.ready ## Measure, beside the limits of this machine
 soak: .venv/.ready ## Crashes, for as long as SECONDS_OF_SOAK says
 	$(RUN)python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
 
-.PHONY: help demo test unit docs check lint imports types fix bench soak
+services: .venv/.ready ## Real servers on loopback, for the tests: ONLY=kafka starts one; the URLs are kept in .services/env
+	@$(RUN)python -m tools.services start $(ONLY)
+
+services-stop: .venv/.ready ## End them
+	@$(RUN)python -m tools.services stop $(ONLY)
+
+.PHONY: help demo test unit docs check lint imports types fix bench soak services services-stop

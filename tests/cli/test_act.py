@@ -1,7 +1,6 @@
 """`publish`, `dlq`, `replay` and `backup` on real files."""
 
 import io
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,8 @@ def test_publish_says_the_id_and_what_to_do_next(millstream: Run, folder: Path) 
 
     assert text.out.startswith("published order.placed 0")
     assert "millstream trace 0" in text.err
-    assert (document["schema"], document["published"], len(set(document["ids"])), document["errors"]) == ("millstream.v1.published", 9, 3, [])
+    assert (document["schema"], document["published"], document["errors"]) == ("millstream.v1.published", 9, [])
+    assert len(set(document["ids"])) == 3
     assert millstream("topics", "-o", "json").json["topics"][0]["events"] == 10
     assert (folder / "millstream.db").exists()
 
@@ -192,9 +192,6 @@ def test_a_backup_is_a_whole_file_and_replaces_none(millstream: Run, work: Work,
 
     assert done.json["bytes"] == (folder / "copy.db").stat().st_size
     assert (again.code, nowhere.code) == (6, 6)
-    copied = [millstream(*command, "--broker", "sqlite:///copy.db", "-o", "json").out for command in (["tail"], ["dlq", "list"], ["groups"])]
-    original = [millstream(*command, *at, "-o", "json").out for command in (["tail"], ["dlq", "list"], ["groups"])]
-    assert [json.loads(line)["event"]["id"] for line in copied[0].splitlines()] == [
-        json.loads(line)["event"]["id"] for line in original[0].splitlines()
-    ]
-    assert copied[1] == original[1]
+    copy = ["--broker", "sqlite:///copy.db", "-o", "json"]
+    assert millstream("tail", *copy).out == millstream("tail", *at, "-o", "json").out
+    assert millstream("dlq", "list", *copy).out == millstream("dlq", "list", *at, "-o", "json").out

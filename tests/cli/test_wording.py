@@ -67,7 +67,9 @@ def test_unknown_zero_and_an_estimate_look_different() -> None:
     assert wording.age(Age(2.0, "estimated")) == "~2.0 s"
 
 
-@pytest.mark.parametrize(("amount", "shown"), [(None, "—"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (1 << 50, "1024.0 TiB")])
+@pytest.mark.parametrize(
+    ("amount", "shown"), [(None, "—"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (1 << 50, "1024.0 TiB")]
+)
 def test_sizes_are_short(amount: int | None, shown: str) -> None:
     """The largest unit that leaves a digit in front."""
     assert wording.size(amount) == shown

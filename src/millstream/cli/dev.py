@@ -19,6 +19,8 @@ from millstream.contracts.errors import ConfigurationError
 
 #: How long a stopping process gets before it is killed: nobody waits long for a reload.
 PATIENCE = 5.0
+#: Changes within so many milliseconds are one: editors and version control write several files.
+DEBOUNCE = 200
 
 
 async def dev(
@@ -57,7 +59,7 @@ async def dev(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    changes: AsyncIterator[AbstractSet[tuple[Any, str]]] = awatch(*folders, watch_filter=PythonFilter(), stop_event=stop)
+    changes: AsyncIterator[AbstractSet[tuple[Any, str]]] = awatch(*folders, watch_filter=PythonFilter(), debounce=DEBOUNCE, stop_event=stop)
     process = await asyncio.create_subprocess_exec(*command)
     try:
         screen.hint(f"watching {', '.join(map(str, folders))}")

@@ -34,7 +34,7 @@ def load(target: str) -> App:
             hint = f"It has the App {name}:{apps[0]}." if apps else "Add a line such as: app = App('my-service')"
             raise ConfigurationError(f"{target!r}: the module {name!r} has no {attribute!r}. {hint}")
         found = getattr(found, part)
-    if not isinstance(found, App) and callable(found):
+    if not isinstance(found, App | type) and callable(found):
         found = found()
     if not isinstance(found, App):
         raise ConfigurationError(f"{target!r} is a {type(found).__name__}, not a millstream App. Name the App of the service.")

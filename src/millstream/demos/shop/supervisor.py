@@ -153,7 +153,9 @@ class _Shop:
             work.append(self._show_figures(injector))
         tasks = [asyncio.ensure_future(each) for each in work]
         try:
-            with keys(lambda key: self._press(key, injector), wanted=not self._faults):
+            with keys(lambda key: self._press(key, injector), wanted=not self._faults) as listening:
+                if listening:
+                    self._terminal.say(f"\n  {KEYS}\n")
                 await waited(closing, self._length())
         finally:
             closing.set()
@@ -188,8 +190,8 @@ class _Shop:
         while not await waited(self._stop, STATUS_EVERY):
             found = await asyncio.to_thread(figures, self._folder.path)
             self._terminal.status(
-                f"{found.orders} orders  {found.published} events  {found.waiting} waiting  {found.dead_letters} dead letters"
-                f"  {self._processes.deaths.kills} kills  {injector.duplicates} duplicates  {injector.poison} poison"
+                f"{found.orders} orders, {found.published} events, {found.waiting} waiting, {found.dead_letters} dead; "
+                f"{self._processes.deaths.kills} kills, {injector.duplicates} duplicates, {injector.poison} poison"
             )
 
     async def _prove(self, injector: Injector, seconds: float) -> dict[str, Any]:
@@ -273,8 +275,6 @@ class _Shop:
             f"  Data       {self._folder.path}\n"
             f"  {len(self._options.services)} services, each a process with its own database; started in {seconds:.1f} s"
         )
-        if not self._faults and sys.stdin.isatty():
-            self._terminal.say(f"\n  {KEYS}\n")
         if self._options.open:
             webbrowser.open(str(urls["shop"]))
 

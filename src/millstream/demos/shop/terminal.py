@@ -42,10 +42,10 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def keys(pressed: Callable[[str], None], *, wanted: bool) -> Generator[None]:
-    """Hand over single key presses while inside, when there is a terminal."""
+def keys(pressed: Callable[[str], None], *, wanted: bool) -> Generator[bool]:
+    """Hand over single key presses while inside, when there is a terminal; says whether there is."""
     if not wanted or not sys.stdin.isatty():
-        yield
+        yield False
         return
     import termios
     import tty
@@ -58,10 +58,10 @@ def keys(pressed: Callable[[str], None], *, wanted: bool) -> Generator[None]:
         for key in os.read(descriptor, 16).decode("ascii", "ignore"):
             pressed(key)
 
-    tty.setcbreak(descriptor)
+    tty.setcbreak(descriptor, termios.TCSADRAIN)
     loop.add_reader(descriptor, read)
     try:
-        yield
+        yield True
     finally:
         loop.remove_reader(descriptor)
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

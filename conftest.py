@@ -54,7 +54,7 @@ class Shell:
     def _say(self, command: str) -> tuple[str, int]:
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        self._bash.stdin.write(f"{command}\necho; echo '<end>' $?\n".encode())
+        self._bash.stdin.write(f"{command}\n_status=$?; echo; echo \"<end> $_status\"\n".encode())
         self._bash.stdin.flush()
         said = b""
         deadline = time.monotonic() + PATIENCE

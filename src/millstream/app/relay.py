@@ -96,7 +96,15 @@ class Relay:
 
     async def _publish(self, rows: Sequence[tuple[int, Envelope]]) -> None:
         envelopes = [envelope for _, envelope in rows]
-        origin = Origin(self._store.id, rows[-1][0]) if self._broker.features.marks else None
+        origin = None
+        if self._broker.features.marks:
+            # Parked before the mark passes over them: after a crash in between they are tried, and parked, again.
+            largest = self._broker.features.largest
+            for envelope in [envelope for envelope in envelopes if len(envelope.data) > largest]:
+                error = TooLargeError(f"its body has {len(envelope.data)} bytes, and {self._broker.name} takes {largest}")
+                await self._park(envelope, error)
+                envelopes.remove(envelope)
+            origin = Origin(self._store.id, rows[-1][0], self._sent)
         results = await self._broker.publish(envelopes, origin=origin)
         refused = [(envelope, error) for envelope, error in zip(envelopes, results, strict=True) if error is not None]
         for envelope, error in refused:

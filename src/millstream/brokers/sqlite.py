@@ -183,8 +183,11 @@ class SqliteBroker:
 
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
         results, packed = self._pack(envelopes, pack)
-        if origin is not None:
-            failed = await self._copy(packed, origin) if len(packed) == len(results) else None
+        if origin is not None and len(packed) < len(results):
+            # The mark would pass over what is refused: a crash now, and nobody would ever know of it.
+            failed: MillstreamError | None = BrokerError("not published, because another event of its page of the outbox was refused.")
+        elif origin is not None:
+            failed = await self._copy(packed, origin)
         else:
             failed = await self._append(packed) if packed else None
         return results if failed is None else [result or failed for result in results]
@@ -245,14 +248,20 @@ class SqliteBroker:
 
         def write(connection: Connection) -> None:
             row = connection.execute("select upto from broker_mark where store=?", (origin.store,)).fetchone()
-            if row is not None and row[0] >= origin.upto:
+            mark = row[0] if row is not None else 0
+            if origin.after is not None and mark != origin.after:
+                raise FencedError(
+                    f"the outbox of the store {origin.store} was copied up to {mark}, not {origin.after}: another relay has gone on "
+                    "while this one was stopped. Nothing was published; ask again how far it is."
+                )
+            if mark >= origin.upto:
                 return
             self.log.append_packed(connection, packed)
             connection.execute("insert or replace into broker_mark values(?,?)", (origin.store, origin.upto))
 
         try:
             await self.file.write(write)
-        except StoreError as error:
+        except MillstreamError as error:
             return error
         return None
 

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import PositionLostError
@@ -208,6 +209,13 @@ class SqliteSubscription:
         if cursor > committed:
             # The last owner died before the group's position here could follow its store's.
             self._follow({owned.tp: cursor})
+        elif cursor < committed:
+            # A replay, or an older store: what is handled again must not leave the log meanwhile.
+            self._broker.file.submit(partial(self._go_back, owned.tp, cursor), wakes=NOTHING).add_done_callback(_ignore)
+
+    def _go_back(self, tp: int, position: int, connection: Connection) -> None:
+        sql = "update broker_position set committed=min(committed, ?) where grp=? and tp=? and owner=?"
+        connection.execute(sql, (position, self._group, tp, self._member))
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
@@ -306,3 +314,8 @@ class _Claim:
     surplus: frozenset[int]
     members: frozenset[str]
     expires: float
+
+
+def _ignore(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()

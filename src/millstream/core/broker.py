@@ -161,10 +161,15 @@ class PartitionState:
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """How far a relay has copied the outbox of a store, once these events are published."""
+    """How far a relay has copied the outbox of a store, once these events are published.
+
+    They are published all or none. With `after`, none are where the relay had not come
+    exactly so far before: another one has gone on meanwhile (`FencedError`).
+    """
 
     store: str
     upto: int
+    after: int | None = None
 
 
 class Subscription(Protocol):

@@ -180,6 +180,8 @@ class GroupWorker:
             subscription.start(partition, assignment.position if positional else None)
             if self._paused:
                 subscription.pause((partition,))
+        # Before anything is taken: the group may be paused.
+        self._look_in(0)
 
     async def _suspect(self, owned: Owned, position: int | None) -> None:
         """The last owner died: what it may have had in hand runs alone, counted before it runs."""

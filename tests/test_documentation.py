@@ -90,3 +90,12 @@ def test_every_error_is_explained() -> None:
 
     assert "\n".join(tree(errors.MillstreamError)) in page
     assert [name for name in re.findall(r"\w+Error", page) if page.count(f"| `{name}` |") != 1 and name != "MillstreamError"] == []
+
+
+def test_the_code_map_names_every_file() -> None:
+    """ARCHITECTURE.md is a map only as long as nothing is missing on it."""
+    source = ROOT / "src" / "millstream"
+    files = {str(path.relative_to(ROOT)) for path in source.rglob("*.py") if path.name != "__init__.py" and path.parent != source}
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+    assert sorted(file for file in files if f"({file})" not in page) == []

@@ -1,1 +1,1 @@
-"""app of Millstream; see ARCHITECTURE.md."""
+"""The wiring: it chooses implementations, and owns tasks and the clock."""

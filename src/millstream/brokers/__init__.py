@@ -1,1 +1,1 @@
-"""brokers of Millstream; see ARCHITECTURE.md."""
+"""Brokers: a file for each, strangers to each other."""

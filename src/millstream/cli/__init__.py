@@ -1,1 +1,1 @@
-"""cli of Millstream; see ARCHITECTURE.md."""
+"""The command line: a file for each command."""

@@ -1,1 +1,1 @@
-"""core of Millstream; see ARCHITECTURE.md."""
+"""Decisions and ports: no I/O, no clock, no tasks."""

@@ -1,1 +1,1 @@
-"""demos of Millstream; see ARCHITECTURE.md."""
+"""Example systems, to be run, broken and proven."""

@@ -1,1 +1,1 @@
-"""stores of Millstream; see ARCHITECTURE.md."""
+"""Stores: a file for each, strangers to each other."""

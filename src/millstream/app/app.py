@@ -12,7 +12,9 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from millstream.app.connect import MEMORY, connect_broker, connect_store
+from millstream.app.control import Control
 from millstream.app.relay import Relay
+from millstream.app.reporter import Reporter
 from millstream.app.settings import Settings, resolve
 from millstream.app.sync import SyncApp
 from millstream.app.system_clock import SystemClock
@@ -136,6 +138,7 @@ class App:
         self._outbox_changed = asyncio.Event()
         self._running: list[GroupWorker] = []
         self._relay: Relay | None = None
+        self._reporter: Reporter | None = None
 
     def include_router(self, router: Router) -> None:
         """Take over a router's handlers."""
@@ -201,6 +204,8 @@ class App:
                 await store.script(self._schema)
             await self._declare(broker, store)
             stack.callback(store.on_change(self._outbox_changed.set))
+            if settings.facts == "on":
+                await stack.enter_async_context(self._reporting(broker, store, settings.control_key))
             if self._lifespan is not None:
                 await stack.enter_async_context(self._lifespan(self))
             self._stack = stack.pop_all()
@@ -213,6 +218,24 @@ class App:
 
     def _closed(self) -> None:
         self._broker = self._store = None
+
+    @asynccontextmanager
+    async def _reporting(self, broker: Broker, store: Store, control_key: str | None) -> AsyncGenerator[None]:
+        """Tell facts of what happens, and carry out what operators ask for, as long as it is open."""
+        reporter = Reporter(self.name, self._handlers, broker, store, self.clock, troubles=self.troubles)
+        control = Control([group.name for group in self.groups()], broker, store, self.clock, reporter, control_key)
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(reporter.run(stop))
+            listening = tasks.create_task(control.run()) if broker.features.broadcast else None
+            self._reporter = reporter
+            try:
+                yield
+            finally:
+                self._reporter = None
+                if listening is not None:
+                    listening.cancel()
+                stop.set()
 
     async def _declare(self, broker: Broker, store: Store) -> None:
         """Make topics and groups, and refuse what the broker cannot keep."""
@@ -286,6 +309,8 @@ class App:
         error = (await self.broker.publish((envelope,)))[0]
         if error is not None:
             raise error
+        if self._reporter is not None:
+            self._reporter.published((envelope,))
         return envelope
 
     async def publish_many(self, messages: Sequence[object]) -> list[Envelope]:
@@ -298,6 +323,8 @@ class App:
             results = await self.broker.publish(envelopes)
             if any(result is not None for result in results):
                 raise PublishError(results)
+            if self._reporter is not None:
+                self._reporter.published(envelopes)
         return envelopes
 
     @asynccontextmanager
@@ -308,13 +335,16 @@ class App:
         What takes longer than five seconds is rolled back.
         """
         started = self.clock.monotonic()
+        limit: asyncio.Timeout | None = None
         try:
             async with self.store.transaction() as transaction:
                 work = UnitOfWork(self.envelope_of, transaction)
-                async with asyncio.timeout(HELD[1]):
+                async with asyncio.timeout(HELD[1]) as limit:
                     yield work
                 published = work.finish()
         except TimeoutError as error:
+            if limit is None or not limit.expired():
+                raise
             raise MillstreamError(
                 f"a unit of work held the store's write lock for over {HELD[1]:g} s and was rolled back: do what waits before or after it"
             ) from error
@@ -325,6 +355,8 @@ class App:
             )
         if published:
             self._outbox_changed.set()
+            if self._reporter is not None:
+                self._reporter.published(published)
 
     async def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query on this service's own store."""
@@ -346,7 +378,7 @@ class App:
                 broker=self.broker,
                 store=self.store,
                 clock=self.clock,
-                observers=self.observers,
+                observers=[*self.observers, *([self._reporter] if self._reporter is not None else [])],
                 changed=self._outbox_changed.set,
             )
             for group, handlers in self._by_group().items()

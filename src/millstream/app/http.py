@@ -74,6 +74,7 @@ def listen(text: str, origin: str = "--http") -> socket.socket:
         try:
             listening.bind(path)
         except OSError as error:
+            listening.close()
             raise ConfigurationError(
                 f"http is {text}, from {origin}: cannot listen there ({error.strerror or error}). Choose another path."
             ) from error

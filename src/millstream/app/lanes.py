@@ -135,7 +135,7 @@ class Lanes:
         """Whether it is not to be run, because it is dropped or has to be parked."""
         if work.owned.gone:
             return True
-        if work.parked is None and self._judge.waits_behind(work):
+        if self._judge.waits_behind(work):
             self._clerk.finished(work)
             return True
         return False

@@ -44,10 +44,10 @@ class WorkOutcomes:
     `offset` turns the worker's monotonic times into seconds since 1970.
     """
 
-    __slots__ = ("_group", "_offset", "_works")
+    __slots__ = ("_offset", "_works", "group")
 
     def __init__(self, group: str, works: Sequence[Work], offset: float) -> None:
-        self._group = group
+        self.group = group
         self._works = works
         self._offset = offset
 
@@ -69,7 +69,7 @@ class WorkOutcomes:
         envelope, started = work.envelope, work.started
         return Outcome(
             work.kind or "skipped",
-            self._group,
+            self.group,
             work.handler.name if work.handler is not None else "",
             work.owned.partition,
             work.delivery.position,

@@ -20,6 +20,7 @@ UNIX = "unix:"
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Switch = Literal["on", "off"]
 
 _SECRET_NAME = re.compile(r"pass|pwd|secret|token|key|credential|sig", re.IGNORECASE)
 _URL = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"<>`]+""")
@@ -58,6 +59,8 @@ class Settings:
     """Seconds that a stopping worker process gets before it is killed."""
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+    facts: Switch = "off"
+    control_key: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def origin(self, name: str) -> str:
@@ -65,13 +68,13 @@ class Settings:
         return self.origins.get(name, "default")
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{name}={masked(value)!r} ({self.origin(name)})" for name, value in self.shown().items())
+        values = ", ".join(f"{name}={value!r} ({self.origin(name)})" for name, value in self.shown().items())
         return f"Settings({values})"
 
     def shown(self) -> dict[str, str]:
         """Each field's value as text, without secrets."""
         values = {name: getattr(self, name) for name in FIELDS}
-        return {name: "" if value is None else masked(str(value)) for name, value in values.items()}
+        return {name: "" if value is None else "***" if name in SECRETS else masked(str(value)) for name, value in values.items()}
 
 
 class Field(NamedTuple):
@@ -85,6 +88,9 @@ class Field(NamedTuple):
 
 
 _Url = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://")]
+
+#: Fields that are never shown.
+SECRETS = frozenset(("control_key",))
 
 FIELDS: dict[str, Field] = {
     "broker": Field(_Url, "where events are published and come from", "Write a URL, such as sqlite:///shop.db"),
@@ -111,6 +117,10 @@ FIELDS: dict[str, Field] = {
     ),
     "log_format": Field(LogFormat, "logs for people (`text`) or for machines (`json`)", "Write text or json"),
     "log_level": Field(LogLevel, "the least important log lines that are written", "Write debug, info, warning or error"),
+    "facts": Field(Switch, "whether a service tells what it does on the topic millstream.facts, for consoles", "Write on or off"),
+    "control_key": Field(
+        str, "what operators' requests from a console must be signed with; a secret", "Write the same long random text everywhere"
+    ),
 }  # fmt: skip
 
 

@@ -66,6 +66,17 @@ class Triage:
         self._decode(work, handler, envelope)
         return work
 
+    def problem(self, envelope: Envelope) -> str | None:
+        """What keeps this from being handled, if anything does."""
+        decode = self._decoders.get(envelope.type)
+        if decode is None:
+            return f"no handler of this group takes {envelope.type}"
+        try:
+            decode(envelope.data)
+        except DecodeError as error:
+            return str(error)
+        return None
+
     def _decode(self, work: Work, handler: Handler, envelope: Envelope) -> None:
         try:
             work.message = self._decoders[envelope.type](envelope.data)

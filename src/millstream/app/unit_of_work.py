@@ -34,8 +34,8 @@ class UnitOfWork:
         self._events.append(envelope)
         return envelope
 
-    def finish(self) -> bool:
-        """Enter the events into the transaction; tell whether there are any."""
+    def finish(self) -> list[Envelope]:
+        """Enter the events into the transaction, which is about to be committed; gives them."""
         if self._events:
             self._transaction.apply(Page(group="", events=self._events))
-        return bool(self._events)
+        return self._events

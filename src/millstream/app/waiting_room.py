@@ -3,6 +3,8 @@
 import asyncio
 from typing import Protocol
 
+from msgspec import structs
+
 from millstream.app.lanes import Lanes
 from millstream.app.outcomes import Observers, WorkOutcomes
 from millstream.app.triage import Triage
@@ -130,6 +132,16 @@ class WaitingRoom:
                 executed = True
         return executed
 
+    def _repair(self, parked: Parked, data: bytes) -> str:
+        """Give a parked delivery another body, in its place; says why not, if it does not fit the contract."""
+        if parked.envelope is None:
+            return "it has no envelope whose body could be repaired"
+        repaired = structs.replace(parked.envelope, data=data)
+        if (problem := self._triage.problem(repaired)) is not None:
+            return f"the repair does not fit the contract: {problem}"
+        parked.envelope = repaired
+        return ""
+
     async def _execute(self, request: Request, parked: Parked, owned: Owned) -> None:
         page = Page(group=self._group, generation=self._worker.generation, requests=[request.id])
         page.fences[owned.partition] = owned.epoch
@@ -137,6 +149,9 @@ class WaitingRoom:
             page.unpark.append(parked.id)
             if parked.envelope is not None:
                 page.marks.append(Mark(parked.envelope.source, parked.envelope.id))
+        elif request.kind == "repair" and (problem := self._repair(parked, request.data)):
+            parked.reason = problem
+            page.park.append(parked)
         elif parked.state == "dead":
             parked.state, parked.due, parked.attempts, parked.reason = "retry", 0, 0, request.reason or "redriven"
             page.park.append(parked)

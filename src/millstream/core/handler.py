@@ -99,7 +99,11 @@ class Handler:
     name: str
     location: str
     """`file:line` of the function."""
+    summary: str
+    """The first line of its docstring."""
     contracts: tuple[Contract, ...]
+    returns: tuple[Contract, ...]
+    """What its return annotation says that it publishes."""
     options: Options
     is_async: bool
     is_batch: bool
@@ -147,7 +151,9 @@ def compile_handler(function: Callable[..., Any], types_: tuple[type, ...], opti
     handler = Handler(
         name=name,
         location=_location(function),
+        summary=(inspect.getdoc(function) or "").partition("\n")[0],
         contracts=tuple(contract_of(t) for t in types_),
+        returns=_returned(returns),
         options=options,
         is_async=is_async,
         is_batch=typing.get_origin(event_hint) is list,
@@ -280,6 +286,14 @@ def _depends(default: object, hint: object) -> Depends | None:
     if isinstance(default, Depends):
         return default
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Depends)), None)
+
+
+def _returned(hint: object) -> tuple[Contract, ...]:
+    """The contracts that a return annotation names, however they are wrapped."""
+    if isinstance(hint, type) and "__millstream__" in hint.__dict__:
+        return (contract_of(hint),)
+    found = [contract for argument in typing.get_args(hint) for contract in _returned(argument)]
+    return tuple(dict.fromkeys(found))
 
 
 def _events(hint: object) -> tuple[type, ...]:

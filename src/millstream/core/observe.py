@@ -35,7 +35,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outcomes(Protocol):
-    """The outcomes of one commit; each is made only when it is asked for."""
+    """The outcomes of one commit, of one group; each is made only when it is asked for."""
+
+    group: str
 
     def __len__(self) -> int: ...
 

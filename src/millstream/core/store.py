@@ -92,7 +92,7 @@ class Page:
         )
 
 
-RequestKind = Literal["redrive", "discard"]
+RequestKind = Literal["redrive", "discard", "repair"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -102,6 +102,8 @@ class Request(msgspec.Struct, frozen=True):
     kind: RequestKind
     parked: int
     reason: str = ""
+    data: bytes = b""
+    """The body that a `repair` puts in the place of the one that cannot be handled."""
 
 
 class StoreTransaction(Transaction, Protocol):
@@ -248,7 +250,7 @@ class Store(Protocol):
         """When the next of them is due."""
         ...
 
-    async def request(self, kind: RequestKind, parked: Sequence[int], reason: str) -> int:
+    async def request(self, kind: RequestKind, parked: Sequence[int], reason: str, data: bytes = b"") -> int:
         """Leave a request for the owner; says how many of these exist."""
         ...
 

@@ -182,7 +182,7 @@ class MemoryStore:
                 if writer.in_transaction:
                     writer.execute("rollback")
             self._turns.give_back(turn)
-        if commit:
+        if commit and transaction.has_written(writer):
             self._tell()
 
     def _tell(self) -> None:
@@ -320,11 +320,11 @@ class MemoryStore:
 
     # Operators
 
-    async def request(self, kind: RequestKind, parked: Sequence[int], reason: str) -> int:
+    async def request(self, kind: RequestKind, parked: Sequence[int], reason: str, data: bytes = b"") -> int:
         existing = [id_ for id_ in parked if id_ in self.tables.parked]
         async with self.transaction() as transaction:
             for id_ in existing:
-                request = Request(next(self._ids), kind, id_, reason)
+                request = Request(next(self._ids), kind, id_, reason, data)
                 transaction.put(self.tables.requests, request.id, request)
         return len(existing)
 
@@ -376,6 +376,7 @@ class MemoryTransaction:
         self._store = store
         self._tables = store.tables
         self._connection: apsw.Connection | None = connection
+        self._rows_before = connection.total_changes()
         self._undo: list[Callable[[], object]] = []
         self._savepoints: list[tuple[int, int]] = []
 
@@ -490,6 +491,10 @@ class MemoryTransaction:
         """Take back the newest changes until so many are left."""
         while len(self._undo) > down_to:
             self._undo.pop()()
+
+    def has_written(self, connection: apsw.Connection) -> bool:
+        """Tell whether there is anything new to be seen after the commit."""
+        return bool(self._undo or self.publishing) or connection.total_changes() != self._rows_before
 
     def end(self, *, commit: bool) -> "MemoryEnded":
         connection, self._connection = self._open, None

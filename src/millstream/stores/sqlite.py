@@ -5,14 +5,14 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import apsw
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import FencedError, NotStartedError, StoreError
 from millstream.core.broker import Partition
-from millstream.core.store import Assignment, Mark, Page, Parked, Request
+from millstream.core.store import Assignment, Mark, Page, Parked, Request, RequestKind
 from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_file import MEMBERS, NOTHING, Borrowed, SqliteFile
 from millstream.stores.sqlite_inbox import SqliteInbox
@@ -280,9 +280,9 @@ class SqliteStore:
     async def next_due(self, group: str) -> int | None:
         return self._parked.next_due(group)
 
-    async def request(self, kind: Literal["redrive", "discard"], parked: Sequence[int], reason: str) -> int:
+    async def request(self, kind: RequestKind, parked: Sequence[int], reason: str, data: bytes = b"") -> int:
         now = self._micros()
-        return await self.file.write(lambda connection: self._parked.request(connection, kind, parked, reason, now))
+        return await self.file.write(lambda connection: self._parked.request(connection, kind, parked, reason, data, now))
 
     async def requests(self, group: str) -> Sequence[Request]:
         return self._parked.requests(group)

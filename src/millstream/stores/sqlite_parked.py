@@ -1,13 +1,13 @@
 """What is parked: deliveries that wait, blocked behind another, or dead; and what operators ask of them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from millstream.contracts.envelope import Envelope
 from millstream.core.broker import Message, Partition
-from millstream.core.store import Mark, Parked, Request
+from millstream.core.store import Mark, Parked, Request, RequestKind
 from millstream.stores.sqlite_connection import Connection, text_array
 from millstream.stores.sqlite_file import SqliteFile
 
@@ -22,7 +22,8 @@ create index if not exists store_parked_sequence on store_parked(grp, topic, num
 create index if not exists store_parked_due on store_parked(grp, due) where head=1 and state<>'dead';
 create index if not exists store_parked_dead on store_parked(grp, id) where state='dead';
 create table if not exists store_request(
-  id integer primary key autoincrement, kind text not null, parked integer not null, reason text not null, at integer not null);
+  id integer primary key autoincrement, kind text not null, parked integer not null, reason text not null, data blob not null,
+  at integer not null);
 """
 
 COLUMNS = (
@@ -90,14 +91,14 @@ class SqliteParked:
         connection.execute("delete from store_parked where grp=?", (group,))
 
     def request(
-        self, connection: Connection, kind: Literal["redrive", "discard"], ids: Sequence[int], reason: str, now: int
+        self, connection: Connection, kind: RequestKind, ids: Sequence[int], reason: str, data: bytes, now: int
     ) -> int:
         """Leave a request for each of these that exists; says how many do."""
         count = 0
         for id_ in ids:
             connection.execute(
-                "insert into store_request(kind, parked, reason, at) select ?, id, ?, ? from store_parked where id=?",
-                (kind, reason, now, id_),
+                "insert into store_request(kind, parked, reason, data, at) select ?, id, ?, ?, ? from store_parked where id=?",
+                (kind, reason, data, now, id_),
             )
             count += connection.changes()
         return count
@@ -159,7 +160,7 @@ class SqliteParked:
     def requests(self, group: str) -> list[Request]:
         """What operators have asked for, oldest first."""
         rows = self._file.query(
-            "select r.id, r.kind, r.parked, r.reason from store_request r join store_parked p on p.id=r.parked"
+            "select r.id, r.kind, r.parked, r.reason, r.data from store_request r join store_parked p on p.id=r.parked"
             " where p.grp=? order by r.id limit 1000",
             (group,),
         )

@@ -1,0 +1,128 @@
+"""Control: carries out what operators ask for from afar, as the owner of the groups they name."""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+from collections.abc import Collection
+
+import msgspec
+
+from millstream.app.reporter import Reporter
+from millstream.contracts.errors import BrokerError, DecodeError, MillstreamError
+from millstream.core.broker import Broker, Listener, Partition
+from millstream.core.clock import Clock
+from millstream.core.facts import Operation, decode_operation, encode_operation
+from millstream.core.store import Parked, Store
+
+log = logging.getLogger("millstream.control")
+
+#: One process of a service carries an operation out; for so long no other does, in seconds.
+REMEMBERED = 3600.0
+#: Parked deliveries looked through for those that an operation names.
+PAGE = 1000
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """An operation on its way: its bytes, and who vouches for them where a key is configured."""
+
+    operation: bytes
+    signature: str | None = None
+
+
+def sign(operation: Operation, key: str | None) -> bytes:
+    """An operation as it is broadcast."""
+    body = encode_operation(operation)
+    return msgspec.json.encode(Signed(body, _signature(body, key) if key else None))
+
+
+def verified(body: bytes, key: str | None) -> Operation:
+    """The operation in a broadcast; `DecodeError` for one that is none, or is not signed with the key."""
+    try:
+        signed = msgspec.json.decode(body, type=Signed)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"this broadcast is no operation: {error}") from error
+    if key and not hmac.compare_digest(signed.signature or "", _signature(signed.operation, key)):
+        raise DecodeError("this operation is not signed with the control key (MILLSTREAM_CONTROL_KEY), and is refused")
+    return decode_operation(signed.operation)
+
+
+def _signature(body: bytes, key: str) -> str:
+    return hmac.new(key.encode(), body, hashlib.sha256).hexdigest()
+
+
+class Control:
+    """Listens for operations on this service's groups, and answers each with a fact."""
+
+    def __init__(self, groups: Collection[str], broker: Broker, store: Store, clock: Clock, reporter: Reporter, key: str | None) -> None:
+        self._groups = frozenset(groups)
+        self._broker = broker
+        self._store = store
+        self._clock = clock
+        self._reporter = reporter
+        self._key = key
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        listener: Listener | None = None
+        try:
+            while True:
+                try:
+                    listener = listener or await self._broker.listen()
+                    for body in await listener.receive(1.0):
+                        await self._heard(body)
+                except BrokerError as error:
+                    log.warning("control waits: %s", error)
+                    await self._clock.sleep(1.0)
+        finally:
+            if listener is not None:
+                with contextlib.suppress(BrokerError):
+                    await asyncio.shield(listener.close())
+
+    async def _heard(self, body: bytes) -> None:
+        try:
+            operation = verified(body, self._key)
+        except DecodeError as error:
+            log.warning("%s", error)
+            return
+        if operation.group not in self._groups:
+            return
+        try:
+            if not await self._store.lead(f"operation {operation.id}", self._reporter.process, REMEMBERED):
+                return
+            detail = await self.carry_out(operation)
+        except MillstreamError as error:
+            self._reporter.tell(operation, "failed", str(error))
+            return
+        self._reporter.tell(operation, "done", detail)
+
+    async def carry_out(self, operation: Operation) -> str:
+        """Do it, or leave it to the owner of the partition; says what was done."""
+        match operation.kind:
+            case "pause":
+                await self._store.pause(operation.group, paused=True)
+                return "paused"
+            case "resume":
+                await self._store.pause(operation.group, paused=False)
+                return "resumed"
+            case "reset":
+                positions = [(Partition(topic, number), position) for topic, number, position in operation.positions]
+                await self._store.rewind(operation.group, positions, effects=operation.effects)
+                return f"moved {len(positions)} partitions"
+            case "redrive" | "discard":
+                ids = [parked.id for parked in await self._named(operation)]
+                count = await self._store.request(operation.kind, ids, f"{operation.reason} ({operation.by})")
+                return f"{count} of {len(operation.events)}"
+            case "repair":
+                ids = [parked.id for parked in await self._named(operation)]
+                count = await self._store.request("repair", ids, f"{operation.reason} ({operation.by})", data=operation.data)
+                return f"{count} of {len(operation.events)}"
+
+    async def _named(self, operation: Operation) -> list[Parked]:
+        """The parked deliveries that it names, by source and id of their events."""
+        wanted, found, after = set(operation.events), list[Parked](), 0
+        while page := await self._store.parked(operation.group, after=after, most=PAGE):
+            found += [parked for parked in page if parked.envelope is not None and (parked.envelope.source, parked.envelope.id) in wanted]
+            after = page[-1].id
+        return found

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -30,6 +29,7 @@ from millstream.core.handler import DeliveryMode, Handler, Options, compile_hand
 from millstream.core.observe import Observer
 from millstream.core.retry import Retry
 from millstream.core.store import Store
+from millstream.stores.sqlite_process import member_name
 
 log = logging.getLogger("millstream.app")
 
@@ -392,8 +392,8 @@ class App:
         """What copies the outbox to the broker, where a commit does not publish by itself."""
         if not self.store.relays:
             return None
-        member = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
-        return Relay(self.store, self.broker, self.clock, member=member, group=f"{self.name}.outbox", changed=self._outbox_changed)
+        # Named so that another process sees at once when this one is dead, and takes over.
+        return Relay(self.store, self.broker, self.clock, member=member_name(), group=f"{self.name}.outbox", changed=self._outbox_changed)
 
     def troubles(self) -> list[str]:
         """What keeps this app from settling deliveries at the moment; empty while all is well."""

@@ -1,6 +1,6 @@
 """What of an apsw connection is used here, with types."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import apsw
@@ -35,6 +35,12 @@ class Connection(Protocol):
     def data_version(self) -> int: ...
 
     def set_busy_timeout(self, milliseconds: int) -> None: ...
+
+    def set_busy_handler(self, callable: Callable[[int], bool] | None) -> None: ...
+
+    def set_wal_hook(self, callable: Callable[[Any, str, int], int] | None) -> None: ...
+
+    def wal_checkpoint(self, dbname: str | None = None, mode: int = 0) -> tuple[int, int]: ...
 
     def close(self, force: bool = False) -> None: ...  # noqa: FBT001, FBT002
 

@@ -7,9 +7,11 @@ waiting into one transaction and syncs once for all of it.
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future as ThreadFuture
 from dataclasses import dataclass
@@ -26,11 +28,13 @@ from millstream.contracts.errors import (
     StoreDamagedError,
     StoreError,
     StoreFullError,
+    StoreMismatchError,
     StoreReadOnlyError,
     StoreTooNewError,
 )
 from millstream.stores.sqlite_connection import Connection, connect, copy
 from millstream.stores.sqlite_wake import WakeUp
+from millstream.stores.sqlite_wal import KEEP_BYTES, WalKeeper
 
 T = TypeVar("T")
 
@@ -38,10 +42,14 @@ APPLICATION_ID = 0x4D494C4C  # "MILL"
 SCHEMA_VERSION = 1
 #: How long a write waits for another process before it fails, in seconds.
 BUSY = 5.0
+#: How long one look at its lock is from the next, in seconds.
+BUSY_STEP = 0.0005
+#: Who has seen another process write within so many seconds leaves it so much time between two transactions.
+CONTENDED, GIVE_WAY = 0.05, 0.0003
 #: Writes gathered into one transaction; more would only delay the first of them.
 MOST_JOBS = 4096
-#: How a writing connection works: a checkpoint every 8 MB, and a WAL that grew is cut back to 64 MB.
-SETTINGS = ("wal_autocheckpoint=2000", f"journal_size_limit={64 << 20}", "temp_store=memory")
+#: How a writing connection works.
+SETTINGS = (f"journal_size_limit={KEEP_BYTES}", "temp_store=memory")
 
 #: What a write may be of interest for, beyond this process: new rows, or who owns what.
 ROWS, MEMBERS, NOTHING = b"r", b"m", b""
@@ -122,7 +130,10 @@ class SqliteFile:
         self._thread: threading.Thread | None = None
         self._reader: Connection | None = None
         self._writer: Connection | None = None
+        self._wal: WalKeeper | None = None
         self._wake: WakeUp | None = None
+        self._identity: tuple[int, int] | None = None
+        self._busy_until = self._contended_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._borrowers = 0
@@ -165,9 +176,11 @@ class SqliteFile:
         self._loop_thread = threading.get_ident()
         self._pid = os.getpid()
         with sqlite_errors(self.path):
-            self._writer = self._connect()
+            self._writer = self._connect_writer()
             self._prepare(self._writer)
             self._reader = self._connect(read_only=True)
+            self._wal = WalKeeper(self.path, self._connect())
+        self._identity = _identity(self.path)
         self._jobs = queue.SimpleQueue()
         self._wake = WakeUp(self.path, self._loop, self._changed)
         self._thread = threading.Thread(target=self._run, name=f"millstream-writer:{Path(self.path).name}", daemon=True)
@@ -193,6 +206,27 @@ class SqliteFile:
             connection.execute(f"pragma {setting}").fetchall()
         return connection
 
+    def _connect_writer(self) -> Connection:
+        connection = self._connect()
+        connection.set_busy_handler(self._is_busy)
+        connection.set_wal_hook(self._written)
+        return connection
+
+    def _is_busy(self, tries: int) -> bool:
+        """Wait for another process's commit: it takes a millisecond as a rule, and SQLite's own steps grow to a hundred."""
+        now = time.monotonic()
+        if tries == 0:
+            self._busy_until = now + BUSY
+        if now > self._busy_until:
+            return False
+        time.sleep(BUSY_STEP if tries < 100 else 20 * BUSY_STEP)
+        return True
+
+    def _written(self, _connection: object, _name: str, pages: int) -> int:
+        if self._wal is not None:
+            self._wal.committed(pages)
+        return apsw.SQLITE_OK
+
     def _prepare(self, connection: Connection) -> None:
         (application,) = connection.execute("pragma application_id").fetchone() or (0,)
         (version,) = connection.execute("pragma user_version").fetchone() or (0,)
@@ -203,20 +237,30 @@ class SqliteFile:
             )
         tables = connection.execute("select count(*) from sqlite_schema").fetchone()
         if application not in (0, APPLICATION_ID) or (application == 0 and tables and tables[0]):
-            raise StoreDamagedError(
+            raise StoreMismatchError(
                 f"{self.path}: is an SQLite database, but not one of Millstream's. Name another file: "
-                "your own tables belong into a service's store, made through App(schema=...)."
+                "your own tables belong into a service's store, made through App(schema=...). The file was not touched."
             )
         if connection.execute("pragma journal_mode=wal").fetchone() != ("wal",):
             raise StoreError(f"{self.path}: this file system cannot do WAL (a network drive?); use a local disk.")
-        connection.execute("begin immediate")
-        self._make(connection)
-        connection.execute(f"pragma application_id={APPLICATION_ID}; pragma user_version={SCHEMA_VERSION}; commit")
+        if self._lacks(connection):
+            connection.execute("begin immediate")
+            self._make(connection)
+            connection.execute(f"pragma application_id={APPLICATION_ID}; pragma user_version={SCHEMA_VERSION}; commit")
+
+    def _lacks(self, connection: Connection) -> bool:
+        """Whether tables are missing; a look, so that opening what is complete writes nothing."""
+        if connection.execute("select 1 from sqlite_schema where name='millstream_part'").fetchone() is None:
+            return True
+        there = {name for (name,) in connection.execute("select name from millstream_part")}
+        return not {_digest(schema) for schema in self._schemas} <= there
 
     def _make(self, connection: Connection) -> None:
         self._pending = False
+        connection.execute("create table if not exists millstream_part(name text primary key) without rowid")
         for schema in self._schemas:
             connection.execute(schema)
+            connection.execute("insert or ignore into millstream_part values(?)", (_digest(schema),))
 
     # Reading
 
@@ -325,6 +369,8 @@ class SqliteFile:
                 self._transact(jobs)
             if lent is not None:
                 self._transact([lent])
+            if self._wal is not None and self._writer is not None:
+                self._wal.between(self._writer)
 
     def _gather(self) -> tuple[list[_Job], _Job | None, bool]:
         """What waits now: writes to do together, one that lends the connection after them, and whether to stop."""
@@ -362,9 +408,11 @@ class SqliteFile:
         self._tell(outcomes)
 
     def _commit(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
+        self._give_way()
         connection.execute("begin immediate")
         try:
             if connection.data_version() != self._version:
+                self._contended_until = time.monotonic() + CONTENDED
                 for forget in self.on_foreign:
                     forget()
             results = [job.write(connection) for job in jobs]
@@ -376,6 +424,16 @@ class SqliteFile:
             raise
         self._version = connection.data_version()
         return results
+
+    def _give_way(self) -> None:
+        """See that the file is still where it was, and let another process's writer have its turn."""
+        if self._identity is not None and _identity(self.path) != self._identity:
+            raise StoreError(
+                f"{self.path}: the file has been moved, removed or replaced while it was open. Nothing more is written, since nobody "
+                "would find it. Stop every process that uses it, put the right file in place, and start them again."
+            )
+        if time.monotonic() < self._contended_until:
+            time.sleep(GIVE_WAY)
 
     def _tell(self, outcomes: list[_Outcome]) -> None:
         wakes = NOTHING
@@ -401,7 +459,7 @@ class SqliteFile:
             self._changed(wakes)
 
     def _reconnect(self) -> Connection:
-        self._writer = self._connect()
+        self._writer = self._connect_writer()
         return self._writer
 
     def _distrust(self) -> None:
@@ -484,6 +542,19 @@ class Borrowed:
         """Block this thread until it is committed or rolled back."""
         with contextlib.suppress(_RolledBackError):
             self.ended.result()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file a name stands for; None when the operating system knows of none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _digest(schema: str) -> str:
+    return hashlib.blake2b(schema.encode(), digest_size=8).hexdigest()
 
 
 class _RolledBackError(Exception):

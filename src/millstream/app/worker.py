@@ -428,7 +428,8 @@ class GroupWorker:
         self._trouble, self._back_off = "", BACK_OFF[0]
         for work in batch.works:
             owned = work.owned
-            if owned.pending and work.envelope is not None:
+            # A duplicate can be settled while its original is still in a handler's hands.
+            if owned.pending and work.envelope is not None and work.kind != "duplicate":
                 owned.pending.discard((work.envelope.source, work.envelope.id))
             if work.parked is not None:
                 owned.retrying.discard(work.parked.id)

@@ -4,7 +4,7 @@ from millstream.brokers.memory import MemoryBroker
 from millstream.core.broker import Broker
 from millstream.core.store import Store
 from millstream.stores.memory import MemoryStore
-from millstream.testing.store_scenarios import StoreScenarios as WorkerSuite
+from millstream.testing import WorkerSuite
 
 
 class TestMemory(WorkerSuite):

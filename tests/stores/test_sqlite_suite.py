@@ -9,7 +9,7 @@ from millstream.core.broker import Broker
 from millstream.core.store import Store
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
-from millstream.testing.store_scenarios import StoreScenarios as WorkerSuite
+from millstream.testing import WorkerSuite
 
 
 class TestOneFile(WorkerSuite):

@@ -3,5 +3,6 @@
 from millstream.testing.broker_suite import BrokerSuite
 from millstream.testing.harness import TestApp
 from millstream.testing.manual_clock import ManualClock
+from millstream.testing.worker_suite import WorkerSuite
 
-__all__ = ["BrokerSuite", "ManualClock", "TestApp"]
+__all__ = ["BrokerSuite", "ManualClock", "TestApp", "WorkerSuite"]

@@ -174,10 +174,18 @@ class App:
     def handlers(self) -> list[Handler]:
         """All handlers, compiled; two of one type in one group are refused."""
         taken: dict[tuple[str, str], str] = {}
+        named: dict[str, type] = {}
         compiled: list[Handler] = []
         for function, types, options in self._router.declared:
             group = options.group or f"{self.name}.{function.__name__}"
             handler = compile_handler(function, types, replace(options, group=group))
+            for contract in (*handler.contracts, *handler.returns):
+                known = named.setdefault(contract.name, contract.type)
+                if known is not contract.type:
+                    raise ConfigurationError(
+                        f"{known.__qualname__} and {contract.type.__qualname__} are both named {contract.name!r}: what travels has only "
+                        "the name to be known by. Rename one of them, or import the one type everywhere."
+                    )
             for contract in handler.contracts:
                 other = taken.setdefault((group, contract.name), handler.location)
                 if other != handler.location:
@@ -245,6 +253,13 @@ class App:
                     f"handler {handler.name}: start='earliest' needs a broker that keeps history, and {broker.name} does not; "
                     "leave it out to start at the group's creation"
                 )
+            if handler.options.ordered and not broker.features.ordered and any(contract.key for contract in handler.contracts):
+                raise ConfigurationError(
+                    f"handler {handler.name}: {broker.name} does not keep the order of a key, so ordered=True cannot be promised; "
+                    "subscribe with ordered=False if the handler does not need it"
+                )
+        if store.local and self._handlers:
+            log.info("app %s keeps its progress in a file of this machine: run all its workers here", self.name)
         declared = {topic.name: topic for topic in self.topics}
         for handler in self._handlers:
             for topic in handler.topics:

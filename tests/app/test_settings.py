@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.app.settings import Address, http_address, masked, masked_text, resolve
+from millstream.app.settings import FIELDS, Address, http_address, masked, masked_text, resolve
 from millstream.contracts.errors import ConfigurationError
 
 
@@ -156,3 +156,14 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     """A port that cannot be is found before anything starts."""
     with pytest.raises(ConfigurationError, match="that is no address"):
         http_address(text)
+
+
+def test_every_setting_is_documented(request: pytest.FixtureRequest) -> None:
+    """The reference page has a row for each, with its variable and what it means."""
+    text = (Path(request.config.rootpath) / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+
+    for name, field in FIELDS.items():
+        flag = name.replace("_", "-")
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{flag}` |")]
+        assert f" | `MILLSTREAM_{name.upper()}` | " in row
+        assert f" | {field.means}" in row

@@ -4,7 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from cyclopts import App
@@ -14,31 +14,14 @@ from millstream.cli.exits import MEANING, Exit, exit_of
 from millstream.contracts import errors
 
 from .conftest import Result
+from .reference import help_of, leaves
 
 HEAVY = ("cyclopts", "rich", "starlette", "uvicorn", "prometheus_client", "watchfiles", "pydantic")
-
-
-def leaves(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, App]]:
-    """Every command that does something, with its name."""
-    for name in app:
-        if not name.startswith("-"):
-            command = app[name]
-            words = (*path, name)
-            inner = [each for each in command if not each.startswith("-")]
-            if inner:
-                yield from leaves(command, words)
-            else:
-                yield " ".join(words), command
 
 
 def commands() -> dict[str, App]:
     """All commands by name."""
     return dict(leaves(cli.commands()))
-
-
-def help_of(command: App) -> str:
-    """What a command says of itself."""
-    return command.help or (command.default_command.__doc__ if command.default_command else "") or ""
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
@@ -62,7 +45,7 @@ def test_every_help_text_fits_into_80_columns(name: str) -> None:
     text = help_of(commands()[name])
 
     assert text
-    assert [line for line in re.sub(r"^    ", "", text, flags=re.MULTILINE).splitlines() if len(line) > 79] == []
+    assert [line for line in text.splitlines() if len(line) > 79] == []
 
 
 @pytest.mark.parametrize(

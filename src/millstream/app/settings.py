@@ -56,7 +56,7 @@ class Settings:
     http: str | None = None
     workers: int = 1
     grace: float = 30.0
-    """Seconds that a stopping worker process gets before it is killed."""
+    """Seconds that what is in flight gets when a process stops."""
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
     facts: Switch = "off"
@@ -112,7 +112,7 @@ FIELDS: dict[str, Field] = {
     ),
     "grace": Field(
         Annotated[float, msgspec.Meta(ge=0)],
-        "seconds that a stopping worker process gets before it is killed",
+        "seconds that what is in flight gets when a process stops",
         "Write a number of seconds, such as 30",
     ),
     "log_format": Field(LogFormat, "logs for people (`text`) or for machines (`json`)", "Write text or json"),

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import millstream
+import millstream.testing
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,6 +46,12 @@ def test_the_public_names_are_these() -> None:
         "event",
     ]
     assert all(getattr(millstream, name) is not None for name in millstream.__all__)
+
+
+def test_the_public_names_for_tests_are_these() -> None:
+    """What users test their services, brokers and stores with changes as rarely."""
+    assert sorted(millstream.testing.__all__) == ["BrokerSuite", "ManualClock", "TestApp", "WorkerSuite"]
+    assert all(getattr(millstream.testing, name) is not None for name in millstream.testing.__all__)
 
 
 def test_importing_millstream_imports_nothing_heavy() -> None:

@@ -22,6 +22,11 @@ def shop(
     mutate: Annotated[str | None, Parameter(help="Take one protection away: no_outbox, no_inbox or ack_before_handle.")] = None,
     smtp: Annotated[str | None, Parameter(help="Send mails to this HOST:PORT instead of the demo's own inbox.")] = None,
     data: Annotated[str | None, Parameter(help="The folder for its files; a temporary one otherwise.")] = None,
+    orders: Annotated[int, Parameter(help="Orders to place at once when it is ready; key o places one.")] = 0,
+    duplicates: Annotated[int, Parameter(help="Events to publish a second time; key d does ten.")] = 0,
+    kill: Annotated[tuple[str, ...], Parameter(help="A service to kill -9; may be repeated; key k.", negative="", show_default=False)] = (),
+    poison: Annotated[int, Parameter(help="Events that break their contract to publish; key p.")] = 0,
+    open: Annotated[bool, flag("Show the shop in the browser.")] = False,
     output: Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"], help="Text for people, or JSON.")] = "text",
 ) -> int:
     """Run a shop: storefront, inventory, mailer and analytics, each with its own
@@ -47,5 +52,10 @@ def shop(
         smtp=smtp,
         prove=prove,
         mutate=mutate,
+        orders=orders,
+        duplicates=duplicates,
+        kill=kill,
+        poison=poison,
+        open=open,
     )
     return module.demo(options)

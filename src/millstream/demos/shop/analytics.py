@@ -1,6 +1,5 @@
 """Counts what happens, in a read model of its own, and shows it live."""
 
-import asyncio
 import time
 from datetime import datetime
 from typing import Any
@@ -11,8 +10,6 @@ from millstream.demos.shop.contracts import ConfirmationSent, OrderPlaced, Order
 from millstream.demos.shop.crash import crash_points
 from millstream.demos.shop.inventory import PATIENT
 from millstream.demos.shop.options import Settings
-from millstream.demos.shop.process import run_together
-from millstream.demos.shop.ready import announce
 from millstream.demos.shop.unprotected import Sql, handle_unprotected
 
 STEPS = ("placed", "reserved", "rejected", "mailed")
@@ -123,15 +120,3 @@ async def figures(app: App) -> dict[str, Any]:
 
 def _span(span: int, orders: int, cents: int) -> dict[str, Any]:
     return {"at": span * SPAN, "orders": orders, "cents": cents, "revenue": money(cents)}
-
-
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Project and show until stopped."""
-    from millstream.demos.shop.analytics_site import analytics_site
-    from millstream.demos.shop.web import Pages, Server
-
-    app = build(settings)
-    async with app:
-        announce(settings, "analytics")
-        web = analytics_site(app, Pages(settings, "Dashboard"), stop)
-        await run_together(Server(web, settings.listening["dashboard"]), stop, app.run(stop))

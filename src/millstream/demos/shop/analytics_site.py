@@ -10,11 +10,23 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from millstream import App
-from millstream.demos.shop.analytics import figures
-from millstream.demos.shop.web import Pages, as_event, site
+from millstream.demos.shop.analytics import build, figures
+from millstream.demos.shop.options import Settings
+from millstream.demos.shop.process import run_together
+from millstream.demos.shop.ready import announce
+from millstream.demos.shop.web import Pages, Server, as_event, site
 
 REFRESH = 0.25
 KEEP_ALIVE = 15.0
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Project and show until stopped."""
+    app = build(settings)
+    async with app:
+        announce(settings, "analytics")
+        web = analytics_site(app, Pages(settings, "Dashboard"), stop)
+        await run_together(Server(web, settings.listening["dashboard"]), stop, app.run(stop))
 
 
 def analytics_site(app: App, pages: Pages, stop: asyncio.Event) -> Starlette:

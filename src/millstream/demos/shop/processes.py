@@ -166,7 +166,7 @@ def listen(*wanted: int) -> list[socket.socket]:
 
 
 def _listen(port: int) -> socket.socket:
-    for candidate in (port, 0):
+    for candidate in (*range(port, port + 100, 10), 0):
         attempt = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

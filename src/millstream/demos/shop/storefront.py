@@ -15,8 +15,6 @@ from millstream.demos.shop.crash import CrashPoints, crash_points
 from millstream.demos.shop.inventory import PATIENT
 from millstream.demos.shop.options import Protections, Settings
 from millstream.demos.shop.order_form import OrderRequest
-from millstream.demos.shop.process import run_together
-from millstream.demos.shop.ready import announce
 from millstream.demos.shop.unprotected import Sql, handle_unprotected
 
 SCHEMA = """
@@ -142,17 +140,3 @@ def build(settings: Settings, points: CrashPoints) -> App:
         follow(tx, event)
 
     return app
-
-
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve the pages and follow the orders until stopped."""
-    from millstream.demos.shop.storefront_site import storefront_site
-    from millstream.demos.shop.web import Pages, Server
-
-    points = crash_points(settings, "storefront")
-    app = build(settings, points)
-    desk = Desk(app, settings.protections, points)
-    async with app:
-        announce(settings, "storefront")
-        pages = Pages(settings, "Shop")
-        await run_together(Server(storefront_site(desk, pages), settings.listening["shop"]), stop, app.run(stop))

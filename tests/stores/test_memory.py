@@ -11,6 +11,7 @@ class TestMemory(WorkerSuite):
     """Broker and store in one place: a commit publishes by itself."""
 
     features = MemoryBroker.features
+    silence = 0.1
 
     def broker(self) -> Broker:
         self.memory = getattr(self, "memory", None) or MemoryBroker()

@@ -16,6 +16,7 @@ class TestOneFile(WorkerSuite):
     """A commit publishes by itself."""
 
     features = SqliteBroker.features
+    silence = 0.1
 
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:

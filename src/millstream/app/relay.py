@@ -50,6 +50,10 @@ class Relay:
                         await self._changed.wait()
         while await self._try():
             pass
+        if self._lead_until > float("-inf"):
+            # Whoever comes next need not wait for the lease to end.
+            with contextlib.suppress(MillstreamError):
+                await self._store.lead("relay", self._member, 0.0)
 
     async def _try(self) -> bool:
         try:

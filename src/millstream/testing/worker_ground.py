@@ -100,6 +100,8 @@ class WorkerGround:
     """Seconds to wait for what has to come."""
     silence: float = 0.3
     """Seconds without anything after which nothing more is expected."""
+    notice: float = 0.5
+    """Seconds after which a worker has surely seen what an operator asked for."""
     limit: float = 60.0
     """Seconds that one test may take."""
 

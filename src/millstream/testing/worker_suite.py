@@ -962,7 +962,7 @@ class WorkerSuite(StoreScenarios):
             await first.publish(Made("k", 1))
             await self.until_count(handled, 1, "deliveries were handled")
             await first.store.pause(self.group(first), paused=True)
-            await asyncio.sleep(self.silence)
+            await asyncio.sleep(self.notice)
             await first.publish(Made("k", 2))
             await self.until_count(others, 2, "deliveries of the other group were handled")
             await self.still(lambda: len(handled))

@@ -6,7 +6,14 @@ from importlib import import_module
 from millstream.demos.shop.options import Settings
 from millstream.demos.shop.process import run_service
 
-SERVICES = ("storefront", "inventory", "mailer", "catcher", "analytics")
+#: Each service, and the module that serves it.
+SERVICES = {
+    "storefront": "storefront_site",
+    "inventory": "inventory",
+    "mailer": "mailer",
+    "catcher": "catcher",
+    "analytics": "analytics_site",
+}
 
 
 def main() -> None:
@@ -14,7 +21,7 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in SERVICES:
         raise SystemExit(f"usage: python -m millstream.demos.shop {{{'|'.join(SERVICES)}}}")
     settings = Settings.from_environment()
-    module = import_module(f"millstream.demos.shop.{sys.argv[1]}")
+    module = import_module(f"millstream.demos.shop.{SERVICES[sys.argv[1]]}")
     run_service(lambda stop: module.serve(settings, stop))
 
 

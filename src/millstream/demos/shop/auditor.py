@@ -188,7 +188,7 @@ def _check(name: str, subjects: Iterable[Any], complaint: Callable[[Any], str | 
 
 
 def _promised(evidence: Evidence) -> set[str]:
-    return set().union(*evidence.answered.values()) if evidence.answered else set()
+    return {order for orders in evidence.answered.values() for order in orders}
 
 
 def _one_order(key: str, orders: set[str]) -> str | None:

@@ -116,8 +116,8 @@ class Settings:
     naive: bool = False
     mutation: str | None = None
     seed: int = 1
-    crash: dict[str, float] = field(default_factory=dict)
-    listening: dict[str, int] = field(default_factory=dict)
+    crash: dict[str, float] = field(default_factory=dict[str, float])
+    listening: dict[str, int] = field(default_factory=dict[str, int])
     """Descriptors of the listening sockets that a service inherits."""
 
     @property

@@ -1,6 +1,5 @@
 """Takes orders, each exactly once however often it is sent, and follows what becomes of them."""
 
-import asyncio
 import json
 import uuid
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ import msgspec
 from millstream import App, Transaction
 from millstream.demos.shop import crash
 from millstream.demos.shop.contracts import ConfirmationSent, OrderPlaced, OrderRejected, StockReserved, order_total
-from millstream.demos.shop.crash import CrashPoints, crash_points
+from millstream.demos.shop.crash import CrashPoints
 from millstream.demos.shop.inventory import PATIENT
 from millstream.demos.shop.options import Protections, Settings
 from millstream.demos.shop.order_form import OrderRequest

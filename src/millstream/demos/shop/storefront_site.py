@@ -1,5 +1,6 @@
 """The shop in the browser, and the same as JSON for programs."""
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from millstream.demos.shop.catalogue import PRODUCTS, money, name_of
+from millstream.demos.shop.crash import crash_points
+from millstream.demos.shop.options import Settings
 from millstream.demos.shop.order_form import (
     LARGEST_QUANTITY,
     LONGEST_EMAIL,
@@ -19,8 +22,10 @@ from millstream.demos.shop.order_form import (
     order_from_form,
     order_from_json,
 )
-from millstream.demos.shop.storefront import Desk, KeyReused
-from millstream.demos.shop.web import Markup, Pages, body_of, fill, joined, site, wants_json
+from millstream.demos.shop.process import run_together
+from millstream.demos.shop.ready import announce
+from millstream.demos.shop.storefront import Desk, KeyReused, build
+from millstream.demos.shop.web import Markup, Pages, Server, body_of, fill, joined, site, wants_json
 
 _PRODUCT = """
 <li class="product" data-sku="$sku" data-name="$name" data-price="$price">
@@ -41,6 +46,17 @@ _LINE = '<tr><th scope="row">$name</th><td class="number">$quantity</td><td clas
 _SENT_ALREADY = (
     "You have sent this form before, and that order is placed: {}. What is below is another order; send it again if you want both."
 )
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve the pages and follow the orders until stopped."""
+    points = crash_points(settings, "storefront")
+    app = build(settings, points)
+    desk = Desk(app, settings.protections, points)
+    async with app:
+        announce(settings, "storefront")
+        pages = Pages(settings, "Shop")
+        await run_together(Server(storefront_site(desk, pages), settings.listening["shop"]), stop, app.run(stop))
 
 
 def storefront_site(desk: Desk, pages: Pages) -> Starlette:
@@ -82,10 +98,7 @@ def storefront_site(desk: Desk, pages: Pages) -> Starlette:
     async def show(request: Request) -> Response:
         order = await desk.find(request.path_params["order_id"])
         if order is None:
-            words = "There is no such order."
-            if wants_json(request):
-                return JSONResponse({"errors": {"order": words}}, status_code=404)
-            return pages.problem("Not found", [words], 404)
+            return pages.refusal(request, "Not found", "There is no such order.", 404)
         if wants_json(request):
             return JSONResponse(order, headers={"cache-control": "no-store"})
         return _order(pages, order)

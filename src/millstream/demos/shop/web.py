@@ -3,6 +3,7 @@
 import contextlib
 import html
 import json
+import logging
 import socket
 from collections.abc import Generator
 from importlib import resources
@@ -19,7 +20,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from millstream.contracts.errors import MillstreamError
 from millstream.demos.shop.options import Settings
+
+log = logging.getLogger("millstream.shop")
 
 LARGEST_BODY = 65_536
 _PAGES = resources.files("millstream.demos.shop") / "pages"
@@ -85,6 +89,12 @@ class Pages:
         items = joined("<li>$problem</li>\n", [{"problem": problem} for problem in problems])
         return self.page("problem.html", title=title, status=status, items=items)
 
+    def refusal(self, request: Request, title: str, words: str, status: int) -> Response:
+        """The same for whoever asks: a page, or JSON for a program."""
+        if wants_json(request):
+            return JSONResponse({"errors": {"request": words}}, status_code=status)
+        return self.problem(title, [words], status)
+
 
 def _current(is_current: bool) -> Markup:  # noqa: FBT001
     return Markup(' aria-current="page"') if is_current else Markup("")
@@ -99,19 +109,20 @@ def site(pages: Pages, routes: list[Route]) -> Starlette:
     """A web application of these routes, the common ones, and errors that say what they mean."""
 
     async def refused(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        if status == 404:
-            words = "There is no such page here."
-        else:
-            words = str(error.detail) if isinstance(error, HTTPException) else "That was our mistake."
-        if wants_json(request):
-            return JSONResponse({"errors": {"request": words}}, status_code=status)
-        return pages.problem("Not found" if status == 404 else "That did not work", [words], status)
+        assert isinstance(error, HTTPException)
+        not_there = error.status_code == 404
+        words = "There is no such page here." if not_there else str(error.detail)
+        return pages.refusal(request, "Not found" if not_there else "That did not work", words, error.status_code)
+
+    async def busy(request: Request, error: Exception) -> Response:
+        log.warning("%s %s: %s", request.method, request.url.path, error)
+        words = "The database does not answer right now. Nothing was changed; please try again in a moment."
+        return pages.refusal(request, "Please try again", words, 503)
 
     return Starlette(
         routes=[*routes, *_common_routes()],
         middleware=[Middleware(SafeHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS), Middleware(SameOriginForms)],
-        exception_handlers={HTTPException: refused},
+        exception_handlers={HTTPException: refused, MillstreamError: busy},
     )
 
 
@@ -170,7 +181,7 @@ class SameOriginForms:
 
 
 def _is_foreign(scope: Scope) -> bool:
-    headers = dict(scope["headers"])
+    headers: dict[bytes, bytes] = dict(scope["headers"])
     origin = headers.get(b"origin")
     # Under `no-referrer` a browser sends "null" for a form of the page's own origin, so the fetch site decides first.
     fetched_from = headers.get(b"sec-fetch-site")

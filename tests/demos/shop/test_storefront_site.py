@@ -145,6 +145,21 @@ async def test_what_is_not_there_is_said_for_people_and_for_programs(storefront:
     assert data.json()["errors"]
 
 
+async def test_a_database_that_does_not_answer_is_no_mistake_of_the_customer(tmp_path: Path) -> None:
+    """Nothing was placed, and trying again is safe: 503, for people and for programs."""
+    settings = Settings(data=str(tmp_path))
+    points = crash_points(settings, "storefront")
+    web = storefront_site(Desk(build(settings, points), settings.protections, points), Pages(settings, "Shop"))
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(web), base_url="http://127.0.0.1") as http:
+        page = await http.post("/orders", data=FORM)  # the app is not open: it has no database
+        data = await http.post("/orders", data=FORM, headers={"accept": "application/json"})
+
+    assert (page.status_code, data.status_code) == (503, 503)
+    assert "Nothing was changed" in page.text
+    assert data.json()["errors"]
+
+
 async def test_every_answer_keeps_browsers_safe(storefront: Storefront) -> None:
     """Pages, errors and files alike run nothing from elsewhere and cannot be framed."""
     for path in ("/", "/nowhere", "/static/shop.css", "/products"):

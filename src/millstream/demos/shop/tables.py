@@ -37,7 +37,7 @@ class Logged:
 
 def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
     """A query on a database file that cannot change it."""
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection: Any = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         connection.set_busy_timeout(BUSY_MS)
         return connection.execute(sql).fetchall()

@@ -149,6 +149,7 @@ def test_discarding_and_working_on_many_need_yes(millstream: Run, work: Work, se
     assert millstream("dlq", "redrive", *at).code == 2
     assert millstream("dlq", "redrive", 1, "--all", *at).code == 2
     assert millstream("dlq", "discard", 99, "--yes", *at).code == 3
+    assert millstream("dlq", "discard", "--all", "--group", "other", "--yes", *at).code == 3
     assert millstream("dlq", "discard", "--all", "--yes", *at).out == "discard: 2 asked for\n"
     work("good")
     assert millstream("dlq", "list", *at, "-o", "json").json["total"] == 0

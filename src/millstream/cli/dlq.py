@@ -26,8 +26,8 @@ STYLES: dict[str, Style] = {"dead": "red", "retry": "yellow", "queued": "dim"}
 COLUMNS = [
     Column("ID", right=True),
     Column("STATE", drop=4),
-    Column("GROUP", id=True),
-    Column("TYPE", id=True),
+    Column("GROUP", id=True, least=24),
+    Column("TYPE", id=True, least=16),
     Column("KEY", drop=1, id=True),
     Column("TRIES", right=True, drop=3),
     Column("FAILED", right=True, drop=2),
@@ -198,7 +198,12 @@ async def _outcome(where: Opened, ids: Sequence[int], wait: float | None) -> tup
 async def _ids(store: Store, ids: Sequence[int], group: str | None, type: str | None, error: str | None, *, all: bool) -> list[int]:
     if bool(ids) == all:
         raise ConfigurationError("name the ids, such as 17 18, or say --all with filters such as --group NAME; not both.")
-    return list(ids) if ids else [each.id async for each in _chosen(store, group, type, error, dead=True)]
+    if ids:
+        return list(ids)
+    chosen = [each.id async for each in _chosen(store, group, type, error, dead=True)]
+    if not chosen:
+        raise NotFoundError("no dead letter fits these filters. See: millstream dlq list")
+    return chosen
 
 
 async def _chosen(store: Store, group: str | None, type: str | None, error: str | None, *, dead: bool) -> AsyncIterator[Parked]:

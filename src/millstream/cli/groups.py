@@ -22,7 +22,7 @@ MARKS: dict[Verdict, tuple[str, str, Style]] = {
 
 COLUMNS = [
     Column(""),
-    Column("GROUP", id=True),
+    Column("GROUP", id=True, least=24),
     Column("STATE"),
     Column("LAG", right=True),
     Column("OLDEST", right=True),

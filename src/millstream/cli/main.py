@@ -113,7 +113,7 @@ def _misused(error: "CycloptsError", app: "App", tokens: list[str]) -> int:
     text = str(error).strip()
     if isinstance(error, UnknownCommandError | UnusedCliTokensError) and error.unused_tokens:
         text = _unknown(error.unused_tokens[0], app, tokens, chain)
-    print(f"error: {text}\nSee: {chain} --help", file=sys.stderr)
+    print(_wrapped(f"error: {text}\nSee: {chain} --help"), file=sys.stderr)
     return 2
 
 
@@ -147,5 +147,16 @@ def _failed(error: BaseException) -> int:
     text = str(error) or type(error).__name__
     if not isinstance(error, MillstreamError | OSError | TimeoutError):
         text = f"{type(error).__name__}: {text}. This is a fault of millstream; --debug shows where. Please report it."
-    print(f"error: {plain_lines(masked_text(text))}", file=sys.stderr)
+    print(_wrapped(f"error: {plain_lines(masked_text(text))}"), file=sys.stderr)
     return int(exit_of(error))
+
+
+def _wrapped(text: str) -> str:
+    """Text whose lines end between words where a terminal would break them anywhere."""
+    if not sys.stderr.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    return "\n".join(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())

@@ -165,7 +165,7 @@ def _lifeline(stop: asyncio.Event):
         loop.remove_reader(int(descriptor))
 
 
-COLUMNS = [Column("HANDLER", id=True), Column("GROUP", id=True), Column("TOPICS", least=12), Column("DELIVERY", drop=1)]
+COLUMNS = [Column("HANDLER", id=True), Column("GROUP", id=True, least=24), Column("TOPICS", least=12), Column("DELIVERY", drop=1)]
 
 
 def _announce(screen: Screen, app: App, settings: Settings, url: str | None, pids: list[int]) -> None:

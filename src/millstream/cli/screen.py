@@ -146,13 +146,15 @@ class Screen:
     def _print(self, cells: Sequence[Cell], *, error: bool, cut: bool) -> None:
         from rich.text import Text
 
-        text = Text(no_wrap=True, overflow="ignore")
+        # What is not data may be broken between words; data never is.
+        wrap = error and sys.stderr.isatty()
+        text = Text(no_wrap=not wrap, overflow="fold" if wrap else "ignore")
         for cell in cells:
             text.append(plain(cell.text), style=cell.style or None)
         if cut and len(text) > self.width:
             text.truncate(self.width, overflow="ellipsis")
         text.rstrip()
-        self._console(error=error).print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        self._console(error=error).print(text, soft_wrap=not wrap, markup=False, highlight=False, emoji=False)
 
     def _console(self, *, error: bool) -> "Console":
         # Imported late: JSON needs none of it, and it is slow to load.

@@ -14,12 +14,12 @@ from millstream.contracts.errors import RefusedError
 app = App(name="topics", help="Show topics, and remove what retention no longer keeps.", help_format="plaintext")
 
 COLUMNS = [
-    Column("TOPIC", id=True),
+    Column("TOPIC", id=True, least=24),
     Column("EVENTS", right=True),
     Column("PUBLISHED", right=True, drop=3),
     Column("PARTITIONS", right=True, drop=2),
     Column("KEEPS", drop=4),
-    Column("GROUPS", drop=1, least=12),
+    Column("GROUPS", drop=1, least=24),
 ]
 
 

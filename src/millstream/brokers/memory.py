@@ -205,10 +205,26 @@ class MemoryBroker:
 
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
         results = [self._refusal(f"event {e.id} ({e.type})", e.topic, e.data) for e in envelopes]
-        self._store([e for e, refused in zip(envelopes, results, strict=True) if refused is None])
         if origin is not None:
-            self._marks[origin.store] = max(origin.upto, self._marks.get(origin.store, 0))
+            failure = self._copy(envelopes, origin, refused=any(results))
+            return [refusal or failure for refusal in results]
+        self._store([e for e, refusal in zip(envelopes, results, strict=True) if refusal is None])
         return results
+
+    def _copy(self, envelopes: Sequence[Envelope], origin: Origin, *, refused: bool) -> MillstreamError | None:
+        """Publish what a relay brings, all of it with its mark or nothing; what is here already is not stored twice."""
+        mark = self._marks.get(origin.store, 0)
+        if refused:
+            return BrokerError("not published, because another event of its page was refused, and the mark would pass over it")
+        if origin.after is not None and origin.after != mark:
+            return FencedError(
+                f"the outbox of the store {origin.store} was copied up to {mark}, not {origin.after}: another relay has gone on while "
+                "this one was stopped. Nothing was published; ask again how far it is."
+            )
+        if mark < origin.upto:
+            self._store(envelopes)
+            self._marks[origin.store] = origin.upto
+        return None
 
     def append(self, envelopes: Sequence[Envelope]) -> Callable[[], None]:
         """For a store in the same memory: check events now, and publish them when the answer is called.

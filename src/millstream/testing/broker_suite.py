@@ -9,6 +9,7 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
     ConfigurationError,
+    FencedError,
     MillstreamError,
     PositionLostError,
     StoreMismatchError,
@@ -735,6 +736,46 @@ class BrokerSuite(BrokerGround):
         assert (await self.broker.relayed(one), await self.broker.relayed(two)) == (9, 0)
         member = await self.join("g")
         assert by_id(await self.take(member, 4)) == {e.id: e for e in sent}
+        await member.close()
+
+    @promised("marks")
+    async def test_a_relay_that_was_overtaken_publishes_nothing(self) -> None:
+        """A page that another relay has brought is not stored twice, and one that does not follow the mark not at all."""
+        topic, store = await self.declare("g"), self.unique("store")
+        first, second, stale = self.events(topic, 3)
+        await self.broker.publish([first], origin=Origin(store, 1, 0))
+        await self.broker.publish([second], origin=Origin(store, 2, 1))
+
+        repeated = await self.broker.publish([first, second], origin=Origin(store, 2))
+        overtaken = await self.broker.publish([stale], origin=Origin(store, 3, 1))
+
+        assert list(repeated) == [None, None]
+        assert [type(result) for result in overtaken] == [FencedError]
+        assert await self.broker.relayed(store) == 2
+        member = await self.join("g")
+        assert by_id(await self.take(member, 2)) == {first.id: first, second.id: second}
+        await self.take_nothing(member)
+        await member.close()
+
+    @promised("marks")
+    async def test_a_mark_does_not_pass_over_what_was_refused(self) -> None:
+        """With one event of a page that is too large none is stored, and the mark stays; an empty page moves it."""
+        if self.features.largest > LARGEST_TRIED:
+            skip(f"a message of {self.features.largest} bytes is more than a test should hold")
+        topic, store = await self.declare("g"), self.unique("store")
+        fits, beyond = self.events(topic, 2)
+        beyond = replaced(beyond, data=b"x" * (self.features.largest + 1))
+
+        results = await self.broker.publish([fits, beyond], origin=Origin(store, 2, 0))
+        after_refusal = await self.broker.relayed(store)
+        await self.broker.publish([], origin=Origin(store, 2, 0))
+
+        assert all(results), "an event was stored whose page was refused"
+        assert isinstance(results[1], TooLargeError)
+        assert (after_refusal, await self.broker.relayed(store)) == (0, 2)
+        member = await self.join("g")
+        await self.until_assigned(member)
+        await self.take_nothing(member)
         await member.close()
 
     @refused("marks")

@@ -414,7 +414,8 @@ class _Batch:
         self._log.append_packed(connection, self.packed)
 
     def settle(self, _: None, error: BaseException | None) -> None:
-        """Tell those who wait."""
+        """Tell those who wait; also where the transaction never began, nobody can join any more."""
+        self.taken = True
         for waiter in self.waiters:
             if waiter.done():
                 continue

@@ -13,7 +13,7 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import FencedError, NotStartedError, StoreError
 from millstream.core.broker import Partition
 from millstream.core.store import Assignment, Mark, Page, Parked, Request, RequestKind
-from millstream.stores.sqlite_connection import Connection
+from millstream.stores.sqlite_connection import Connection, Cursor
 from millstream.stores.sqlite_file import MEMBERS, NOTHING, Borrowed, SqliteFile
 from millstream.stores.sqlite_inbox import SqliteInbox
 from millstream.stores.sqlite_outbox import SqliteOutbox
@@ -330,13 +330,14 @@ class SqliteTransaction:
     def __init__(self, store: SqliteStore, borrowed: Borrowed) -> None:
         self._store = store
         self._borrowed = borrowed
+        # One for all statements: making a cursor costs as much as a small insert.
+        self._cursor = borrowed.connection.cursor() if borrowed.connection is not None else None
 
     @property
-    def _open(self) -> Connection:
-        connection = self._borrowed.connection
-        if connection is None:
+    def _open(self) -> Cursor:
+        if self._cursor is None:
             raise NotStartedError("this transaction has ended: use it only while its handler runs")
-        return connection
+        return self._cursor
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._open.execute(sql, tuple(params)).fetchall()
@@ -355,7 +356,8 @@ class SqliteTransaction:
         self._open.execute("release handler")
 
     def apply(self, page: Page) -> None:
-        self._store.apply(self._open, page)
+        self._store.apply(self._open.connection, page)
 
     def end(self, *, commit: bool) -> Borrowed:
+        self._cursor = None
         return self._borrowed.end(commit=commit)

@@ -9,7 +9,10 @@ Row = tuple[Any, ...]
 
 
 class Cursor(Protocol):
-    """The rows of one statement."""
+    """The rows of one statement; it can run others, one after another."""
+
+    @property
+    def connection(self) -> "Connection": ...
 
     def __iter__(self) -> Iterator[Row]: ...
 
@@ -17,12 +20,18 @@ class Cursor(Protocol):
 
     def fetchall(self) -> list[Row]: ...
 
+    def execute(self, statements: str, bindings: Sequence[Any] | None = None) -> "Cursor": ...
+
+    def executemany(self, statements: str, sequenceofbindings: Iterable[Sequence[Any]]) -> "Cursor": ...
+
 
 class Connection(Protocol):
     """A connection to one file."""
 
     @property
     def in_transaction(self) -> bool: ...
+
+    def cursor(self) -> Cursor: ...
 
     def execute(self, statements: str, bindings: Sequence[Any] | None = None) -> Cursor: ...
 
@@ -34,6 +43,8 @@ class Connection(Protocol):
 
     def data_version(self) -> int: ...
 
+    def readonly(self, name: str) -> bool: ...
+
     def set_busy_timeout(self, milliseconds: int) -> None: ...
 
     def set_busy_handler(self, callable: Callable[[int], bool] | None) -> None: ...
@@ -42,7 +53,7 @@ class Connection(Protocol):
 
     def wal_checkpoint(self, dbname: str | None = None, mode: int = 0) -> tuple[int, int]: ...
 
-    def close(self, force: bool = False) -> None: ...  # noqa: FBT001, FBT002
+    def close(self) -> None: ...
 
 
 def connect(path: str, *, flags: int, vfs: str | None) -> Connection:

@@ -55,6 +55,9 @@ SETTINGS = (f"journal_size_limit={KEEP_BYTES}", "temp_store=memory")
 ROWS, MEMBERS, NOTHING = b"r", b"m", b""
 
 
+READ_ONLY = "cannot be written; check the permissions of the file and its folder."
+
+
 class sqlite_errors:  # noqa: N801 - it reads like the function that it stands for, and costs a third of one
     """`with sqlite_errors(path):` lets no apsw exception out: each becomes one of ours that says what to do."""
 
@@ -82,7 +85,7 @@ def translated(error: apsw.Error, path: str) -> StoreError:
         case apsw.FullError():
             return StoreFullError(f"{path}: the disk is full; nothing was written. Free some space and try again.")
         case apsw.ReadOnlyError() | apsw.PermissionsError():
-            return StoreReadOnlyError(f"{path}: cannot be written; check the permissions of the file and its folder.")
+            return StoreReadOnlyError(f"{path}: {READ_ONLY}")
         case apsw.CorruptError() | apsw.NotADBError():
             return StoreDamagedError(
                 f"{path}: is damaged or not a database ({error}). Stop all processes, keep a copy, and restore a backup."
@@ -167,9 +170,11 @@ class SqliteFile:
             return
         self._jobs.put(None)
         thread, self._thread = self._thread, None
-        if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(None, thread.join)
-        self._close()
+        try:
+            if thread is not None:
+                await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        finally:
+            self._close()
 
     def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -189,16 +194,19 @@ class SqliteFile:
     def _close(self) -> None:
         if self._wake is not None:
             self._wake.close()
-        for connection in (self._reader, self._writer):
-            if connection is not None:
+        for open_one in (self._wal, self._reader, self._writer):
+            if open_one is not None:
                 # What was acknowledged is in the WAL: a checkpoint that fails here loses nothing.
                 with contextlib.suppress(apsw.Error):
-                    connection.close(force=True)
-        self._reader = self._writer = self._wake = None
+                    open_one.close()
+        self._reader = self._writer = self._wal = self._wake = None
 
     def _connect(self, *, read_only: bool = False) -> Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
         connection = connect(self.path, flags=flags, vfs=self._vfs)
+        if connection.readonly("main"):
+            connection.close()
+            raise StoreReadOnlyError(f"{self.path}: {READ_ONLY}")
         connection.set_busy_timeout(int(BUSY * 1000))
         # The reader is opened writable, since WAL recovery may need it, and then held to reading.
         # One by one, and read to the end: a pragma that answers would keep those behind it from being run.
@@ -466,7 +474,7 @@ class SqliteFile:
         connection, self._writer = self._writer, None
         if connection is not None:
             with contextlib.suppress(apsw.Error):
-                connection.close(force=True)
+                connection.close()
 
     # Copying
 

@@ -71,7 +71,7 @@ class WalKeeper:
         """Wait for a copy that is under way."""
         if self._thread is not None:
             self._thread.join()
-        self._connection.close(force=True)
+        self._connection.close()
 
 
 def _copy(connection: Connection) -> tuple[int, int]:

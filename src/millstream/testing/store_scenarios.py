@@ -317,13 +317,19 @@ class StoreScenarios(WorkerGround):
             await store.commit(Page(group="g", park=[self.parked("a", state="dead"), self.parked("b", state="dead")]))
             one, two = (parked.id for parked in await store.parked("g"))
 
-            counts = (await store.request("redrive", [one, 999_999], "repaired"), await store.request("discard", [two], "no use"))
+            counts = [
+                await store.request("redrive", [one, 999_999], "fixed"),
+                await store.request("discard", [two], "no use"),
+                await store.request("repair", [two], "typo", b"\x00right"),
+            ]
             requests = await store.requests("g")
-            await store.commit(Page(group="g", requests=[requests[0].id]))
 
-            assert counts == (1, 1)
-            assert [(r.kind, r.parked, r.reason) for r in requests] == [("redrive", one, "repaired"), ("discard", two, "no use")]
-            assert [r.id for r in await store.requests("g")] == [requests[1].id]
+            assert counts == [1, 1, 1]
+            assert [(r.kind, r.parked, r.reason, r.data) for r in requests] == [
+                ("redrive", one, "fixed", b""), ("discard", two, "no use", b""), ("repair", two, "typo", b"\x00right"),
+            ]  # fmt: skip
+            await store.commit(Page(group="g", requests=[requests[0].id]))
+            assert [r.id for r in await store.requests("g")] == [r.id for r in requests[1:]]
             assert await store.requests("h") == []
 
     @promised()

@@ -586,6 +586,26 @@ class WorkerSuite(StoreScenarios):
         assert [(message.body, message.key, message.headers) for message in messages] == [(raw.body, raw.key, raw.headers)]
 
     @promised()
+    async def test_a_body_can_be_repaired(self) -> None:
+        """With the body that an operator gives it, a dead letter is handled under the id and the key that it had."""
+        app = self.app()
+        handled: list[tuple[Made, str]] = []
+
+        @app.subscriber(Made)
+        async def handle(made: Made, context: Context) -> None:
+            handled.append((made, context.envelope.id))
+
+        async with self.running(app):
+            bad = self.envelope("k", data=b'{"key": "k", "number": "many"}')
+            await app.broker.publish([bad])
+            (letter,) = await self.until_parked(app, "dead")
+            await app.store.request("repair", [letter.id], "a number", b'{"key": "k", "number": 7}')
+            await self.until_count(handled, 1, "deliveries were handled")
+            await self.until_parked(app)
+
+        assert handled == [(Made("k", 7), bad.id)]
+
+    @promised()
     async def test_a_poison_event_stops_nobody_else(self) -> None:
         """Others of its partition and of the topic are handled."""
         app = self.app()

@@ -8,7 +8,7 @@ from millstream.app.work import Job, Work
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ContractError, HandlerResultError, MillstreamError, TooLargeError
 from millstream.contracts.ids import LAST_MILLIS, derived_id
-from millstream.contracts.message import key_of, publisher_of
+from millstream.contracts.message import publisher_of
 from millstream.core.broker import Broker
 from millstream.core.clock import Clock
 from millstream.core.handler import messages_of, verdicts_of
@@ -39,6 +39,7 @@ class Judge:
         self._group = group
         self._source = source
         self._broker = broker
+        self._largest = broker.features.largest
         self._clock = clock
         self._waits = waits
         self._chance = chance
@@ -86,14 +87,15 @@ class Judge:
         """Note what a handler returned and published; raises what makes it a failure after all."""
         if result is not None or published:
             assert work.handler is not None
-            work.published = self._envelopes(work, [*published, *messages_of(result, work.handler.name)])
+            messages = messages_of(result, work.handler.name)
+            work.published = self._envelopes(work, [*published, *messages] if published else messages)
         self._handled(work)
 
     def _handled(self, work: Work) -> None:
         work.kind = "handled"
-        assert work.handler is not None
-        work.mark = work.parked is not None or work.handler.delivery == "effectively_once"
-        if work.mark:
+        if work.parked is not None:
+            assert work.envelope is not None
+            work.mark = Mark(work.envelope.source, work.envelope.id)
             self.marked = True
 
     def failed(self, work: Work, error: BaseException) -> None:
@@ -172,7 +174,7 @@ class Judge:
         assert cause is not None
         if not messages:
             return []
-        now, largest = self._clock.micros(), self._broker.features.largest
+        now, largest = self._clock.micros(), self._largest
         correlation, attempt = cause.correlation or cause.id, f"{self._group}/{work.attempt}"
         made: list[Envelope] = []
         millis = min(max(cause.time, 0) // 1000, LAST_MILLIS)
@@ -187,7 +189,7 @@ class Judge:
                     id=derived_id(cause.source, cause.id, self._group, ordinal, millis),
                     source=self._source,
                     type=contract.name,
-                    key=None if key is None else key_of(message),
+                    key=key(message),
                     time=now,
                     data=data,
                     version=contract.version,

@@ -49,7 +49,8 @@ class Lanes:
         self._clock = clock
         self._limit = min(handler.options.concurrency for handler in handlers)
         self._patient = any(handler.takes_transaction and handler.is_async for handler in handlers)
-        self._ready: deque[deque[Work]] = deque()
+        self._ready: deque[Work] = deque()
+        """The first of each chain that no lane has taken up."""
         self._lanes: set[Lane] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._threads = ThreadPoolExecutor(self._limit, thread_name_prefix=f"millstream:{group}")
@@ -65,12 +66,12 @@ class Lanes:
         ready = self._ready
         for work in works:
             chains, sequence = work.owned.chains, work.sequence
-            chain = chains.get(sequence)
-            if chain is None:
-                chain = chains[sequence] = deque((work,))
-                ready.append(chain)
+            last = chains.get(sequence)
+            if last is None:
+                ready.append(work)
             else:
-                chain.append(work)
+                last.behind = work
+            chains[sequence] = work
         assert self._tasks is not None
         for _ in range(min(self._limit - len(self._lanes), len(ready))):
             lane = Lane()
@@ -79,7 +80,7 @@ class Lanes:
 
     async def drop(self) -> None:
         """Interrupt whatever runs for partitions that are gone, and wait until it has stopped."""
-        self._ready = deque(chain for chain in self._ready if not chain[0].owned.gone)
+        self._ready = deque(work for work in self._ready if not work.owned.gone)
         tasks: list[asyncio.Task[None]] = []
         for lane in self._lanes:
             if lane.task is not None and any(work.owned.gone for work in lane.works):
@@ -106,30 +107,29 @@ class Lanes:
     async def _run(self, lane: Lane) -> None:
         try:
             while self._ready:
-                handler = self._ready[0][0].handler
+                handler = self._ready[0].handler
                 assert handler is not None
-                if handler.takes_transaction and handler.is_async:
+                if handler.takes_transaction and handler.is_async and not self._transactions.free:
                     await self._transactions.ready()
-                    if not self._ready or self._ready[0][0].handler is not handler:
-                        continue
-                chain = self._ready.popleft()
+                    continue
+                first = self._ready.popleft()
                 if handler.is_batch:
-                    await self._serve_batch(lane, handler, chain)
-                elif handler.is_async and not handler.takes_transaction:
-                    await self._serve(lane, handler, chain)
+                    await self._serve_batch(lane, handler, first)
+                elif handler.is_async:
+                    await self._serve(lane, handler, first)
                 else:
-                    await self._serve_jobs(lane, handler, chain)
+                    await self._serve_in_thread(lane, handler, first)
         finally:
             self._lanes.discard(lane)
 
-    def _next(self, chain: deque[Work]) -> Work | None:
-        """Drop the first of a chain, which is finished, for the next."""
-        work = chain.popleft()
-        if chain:
-            return chain[0]
-        if work.owned.chains.get(work.sequence) is chain:
-            del work.owned.chains[work.sequence]
-        return None
+    def _next(self, work: Work) -> Work | None:
+        """What comes after one that is finished, if there is anything yet."""
+        behind, work.behind = work.behind, None
+        if behind is None:
+            chains = work.owned.chains
+            if chains.get(work.sequence) is work:
+                del chains[work.sequence]
+        return behind
 
     def _waits(self, work: Work) -> bool:
         """Whether it is not to be run, because it is dropped or has to be parked."""
@@ -140,51 +140,56 @@ class Lanes:
             return True
         return False
 
-    async def _serve(self, lane: Lane, handler: Handler, chain: deque[Work]) -> None:
-        """The hot path: an `async def` handler without a Transaction, delivery after delivery."""
-        call, takes_context, monotonic = handler.call, handler.takes_context, self._clock.monotonic
-        clerk, judge = self._clerk, self._judge
+    async def _serve(self, lane: Lane, handler: Handler, first: Work) -> None:
+        """The hot path: an `async def` handler, delivery after delivery of a chain."""
+        call, monotonic, takes_context, takes_transaction = (
+            handler.call, self._clock.monotonic, handler.takes_context, handler.takes_transaction,
+        )  # fmt: skip
+        clerk, judge, run = self._clerk, self._judge, self._transactions.run
         lane.handler = handler
-        work: Work | None = chain[0]
+        work: Work | None = first
         while work is not None:
             if work.handler is not handler:
-                self._ready.append(chain)
+                self._ready.append(work)
                 break
             if not self._waits(work):
-                context = work.context(self._group) if takes_context else None
                 lane.works = works = (work,)
                 IN_HAND.set(works)
                 work.started = lane.started = monotonic()
                 try:
-                    result = await call(work.message, context, None)
-                    judge.succeeded(work, result, context.published if context else ())
+                    context = work.context(self._group) if takes_context else None
+                    if takes_transaction:
+                        await run(work, context, lane.task)
+                    else:
+                        result = await call(work.message, context, None)
+                        judge.succeeded(work, result, context.published if context else ())
                 except BaseException as error:  # a handler's SystemExit must not end the worker
                     self._failed(lane, error)
                 work.worked = monotonic() - work.started
                 clerk.finished(work)
-            work = self._next(chain)
+            work = self._next(work)
         lane.handler, lane.works = None, ()
 
-    async def _serve_jobs(self, lane: Lane, handler: Handler, chain: deque[Work]) -> None:
-        """Handlers with a Transaction, and those that run in threads."""
-        work: Work | None = chain[0]
+    async def _serve_in_thread(self, lane: Lane, handler: Handler, first: Work) -> None:
+        """A `def` handler, delivery after delivery of a chain."""
+        work: Work | None = first
         while work is not None:
             if work.handler is not handler:
-                self._ready.append(chain)
+                self._ready.append(work)
                 return
             if not self._waits(work):
                 await self._perform(lane, Job(handler, [work], self._group))
-            work = self._next(chain)
+            work = self._next(work)
 
-    async def _serve_batch(self, lane: Lane, handler: Handler, first: deque[Work]) -> None:
+    async def _serve_batch(self, lane: Lane, handler: Handler, first: Work) -> None:
         """One call for the first delivery of as many chains as the batch takes: never two of one sequence."""
-        chains = [first]
-        while len(chains) < handler.options.batch and self._ready and self._ready[0][0].handler is handler:
-            chains.append(self._ready.popleft())
-        works = [chain[0] for chain in chains if not self._waits(chain[0])]
+        firsts = [first]
+        while len(firsts) < handler.options.batch and self._ready and self._ready[0].handler is handler:
+            firsts.append(self._ready.popleft())
+        works = [work for work in firsts if not self._waits(work)]
         if works:
             await self._perform(lane, Job(handler, works, self._group))
-        self._ready.extend(chain for chain in chains if self._next(chain) is not None)
+        self._ready.extend(behind for work in firsts if (behind := self._next(work)) is not None)
 
     async def _perform(self, lane: Lane, job: Job) -> None:
         """Run one job to its end, and have its deliveries judged."""
@@ -198,7 +203,7 @@ class Lanes:
             if not handler.is_async:
                 await self._in_thread(lane, job)
             elif handler.takes_transaction:
-                await self._transactions.run(job)
+                await self._transactions.run_batch(job)
             else:
                 self._judge.judge(job, self._judge.verdicts(job, await handler.call(job.argument, job.context, None)))
         except BaseException as error:  # a handler's SystemExit must not end the worker

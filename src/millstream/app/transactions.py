@@ -18,6 +18,7 @@ from millstream.app.work import Job, Work
 from millstream.contracts.errors import NotStartedError, StoreError
 from millstream.core.broker import Delivery
 from millstream.core.clock import Clock
+from millstream.core.handler import Context
 from millstream.core.observe import Outcomes
 from millstream.core.store import Ended, Page, Store, StoreTransaction
 
@@ -69,14 +70,15 @@ class Clerk(Protocol):
 class Lent:
     """The Transaction that one handler sees, for as long as it runs."""
 
-    __slots__ = ("_turns", "alone", "ended", "job", "preempted", "task", "used")
+    __slots__ = ("_turns", "alone", "ended", "name", "preempted", "task")
 
-    def __init__(self, turns: "Transactions", job: Job, *, alone: bool) -> None:
+    def __init__(self, turns: "Transactions", name: str, task: asyncio.Task[Any] | None, *, alone: bool = False) -> None:
         self._turns = turns
-        self.job = job
+        self.name = name
+        """Whose it is."""
+        self.task = task
         self.alone = alone
-        self.used = self.ended = self.preempted = False
-        self.task = asyncio.current_task()
+        self.ended = self.preempted = False
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; give its rows."""
@@ -112,34 +114,57 @@ class Transactions:
         """Settle in this task group."""
         self._tasks = tasks
 
+    @property
+    def free(self) -> bool:
+        """Whether a transaction is open, and nobody is inside."""
+        return self._open is not None and self._inside is None
+
     async def ready(self) -> None:
         """Wait until a transaction is open and free, so that the next handler need not."""
-        while self._open is None or self._inside is not None:
+        while not self.free:
             self._waiting += 1
             try:
                 await self._next_turn()
             finally:
                 self._waiting -= 1
 
-    async def run(self, job: Job, *, alone: bool = False) -> None:
-        """Run one job of an `async def` handler with its Transaction, and note what became of it."""
-        lent = Lent(self, job, alone=alone)
+    async def run(self, work: Work, context: Context | None, task: asyncio.Task[Any] | None, *, alone: bool = False) -> None:
+        """Run an `async def` handler with its Transaction, and note what became of its delivery."""
+        handler = work.handler
+        assert handler is not None
+        lent = Lent(self, handler.name, task, alone=alone)
+        try:
+            result = await handler.call(work.message, context, lent)
+            if not lent.preempted:
+                self._judge.succeeded(work, result, context.published if context is not None else ())
+        except BaseException:
+            self._leave(lent, 1, keep=False)
+            if not lent.preempted:
+                raise
+        else:
+            self._leave(lent, 1, keep=True)
+        if lent.preempted:
+            _not_cancelled(task)
+            await self.run(work, work.context(context.group) if context is not None else None, task, alone=True)
+
+    async def run_batch(self, job: Job, *, alone: bool = False) -> None:
+        """The same for a handler of batches."""
+        task = asyncio.current_task()
+        lent = Lent(self, job.handler.name, task, alone=alone)
         try:
             result = await job.handler.call(job.argument, job.context, lent)
             verdicts = self._judge.verdicts(job, result)
             failed = not all(type(verdict) is list for verdict in verdicts)
         except BaseException:
-            self._leave(lent, keep=False)
-            if lent.preempted:
-                await self._again(job)
-                return
-            if len(job.works) > 1:
-                await self._one_by_one(job)
-                return
-            raise
-        self._leave(lent, keep=not failed)
+            self._leave(lent, len(job.works), keep=False)
+            failed, verdicts = True, []
+            if not lent.preempted and len(job.works) == 1:
+                raise
+        else:
+            self._leave(lent, len(job.works), keep=not failed)
         if lent.preempted:
-            await self._again(job)
+            _not_cancelled(task)
+            await self.run_batch(Job(job.handler, job.works, job.group), alone=True)
         elif failed and len(job.works) > 1:
             await self._one_by_one(job)
         else:
@@ -161,7 +186,6 @@ class Transactions:
                 self._waiting -= 1
         self._open.savepoint()
         self._inside = lent
-        lent.used = True
         return self._open
 
     def _next_turn(self) -> "asyncio.Future[None]":
@@ -193,10 +217,10 @@ class Transactions:
             self._opening = None
             self._call_next()
 
-    def _leave(self, lent: Lent, *, keep: bool) -> None:
-        """A handler has ended: what it wrote stays, or is undone."""
+    def _leave(self, lent: Lent, count: int, *, keep: bool) -> None:
+        """A handler has ended, with so many deliveries: what it wrote stays, or is undone."""
         lent.ended = True
-        self._ran += len(lent.job.works)
+        self._ran += count
         self._busy = True
         if self._inside is lent:
             assert self._open is not None
@@ -238,7 +262,7 @@ class Transactions:
         log.warning(
             "handler %s waited more than %.0f ms inside its transaction, and holds up every other writer: it was rolled back and is run "
             "again alone. Do what waits before the first use of the Transaction.",
-            lent.job.handler.name,
+            lent.name,
             HELD * 1000,
         )
         self._open.rollback()
@@ -249,19 +273,12 @@ class Transactions:
         self._call_next()
         self._look_soon()
 
-    async def _again(self, job: Job) -> None:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            task.uncancel()
-        again = Job(job.handler, job.works, job.group)
-        await self.run(again, alone=True)
-
     async def _one_by_one(self, job: Job) -> None:
         """Some of a batch failed: undo it all, and let each stand for itself."""
         for work in job.works:
             single = Job(job.handler, [work], job.group)
             try:
-                await self.run(single)
+                await self.run_batch(single)
             except Exception as error:
                 self._judge.judge(single, [error])
 
@@ -374,3 +391,9 @@ class _Threaded:
             raise
         transaction.end(commit=True).wait()
         return True
+
+
+def _not_cancelled(task: asyncio.Task[Any] | None) -> None:
+    """It was interrupted by us, and goes on."""
+    if task is not None and task.cancelling():
+        task.uncancel()

@@ -58,11 +58,12 @@ class Triage:
             work.kind = "duplicate"
             return work
         if handler.delivery == "effectively_once":
-            own = (envelope.source, envelope.id)
-            if own in owned.pending:
+            mark = Mark(envelope.source, envelope.id)
+            if mark in owned.pending:
                 work.kind = "duplicate"
                 return work
-            owned.pending.add(own)
+            owned.pending.add(mark)
+            work.mark = mark
         self._decode(work, handler, envelope)
         return work
 

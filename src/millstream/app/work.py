@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
+import msgspec
+
 from millstream.contracts.envelope import Envelope
 from millstream.core.broker import Delivery, Partition
 from millstream.core.handler import Context, Handler
 from millstream.core.observe import Kind
-from millstream.core.store import Parked
+from millstream.core.store import Mark, Parked
 
 #: What this task or thread works on, for log lines; whatever a handler starts inherits it.
 IN_HAND: ContextVar[Sequence["Work"]] = ContextVar("millstream.in_hand", default=())
@@ -43,12 +45,12 @@ class Owned:
         self.paused = False
         self.in_flight: deque[Work] = deque()
         """In the order of the partition, from the first that is not settled."""
-        self.chains: dict[str, deque[Work]] = {}
-        """What is to be handled of each sequence, one after another."""
+        self.chains: dict[str, Work] = {}
+        """What is to be handled of each sequence, one after another: the last of each."""
         self.blocked: dict[str, int] = {}
         """How many deliveries are parked of each sequence, those not yet committed included."""
-        self.pending: set[tuple[str, str]] = set()
-        """Source and id of what is in flight, where an event may be handled once only."""
+        self.pending: set[Mark] = set()
+        """What is in flight, where an event may be handled once only."""
         self.retrying: set[int] = set()
         """The parked deliveries that are in flight."""
         self.suspect_upto = 0
@@ -68,56 +70,34 @@ class Owned:
             self.blocked.pop(sequence, None)
 
 
-class Work:
-    """What a worker knows of one delivery, from its arrival to its commit.
+class Work(msgspec.Struct, eq=False):
+    """What a worker knows of one delivery, from its arrival to its commit."""
 
-    `kind` is None until it is known what becomes of it.
-    """
-
-    __slots__ = (
-        "attempt",
-        "committed",
-        "delivery",
-        "doom",
-        "envelope",
-        "error",
-        "handler",
-        "kind",
-        "mark",
-        "message",
-        "owned",
-        "park",
-        "parked",
-        "published",
-        "sequence",
-        "settled",
-        "started",
-        "worked",
-    )
-
-    def __init__(
-        self, delivery: Delivery, envelope: Envelope | None, owned: Owned, handler: Handler | None, message: object, sequence: str
-    ) -> None:
-        self.delivery = delivery
-        self.envelope = envelope
-        self.owned = owned
-        self.handler = handler
-        self.message = message
-        self.sequence = sequence
-        self.attempt = 1
-        self.parked: Parked | None = None
-        """Where it was waiting, if this is not its first attempt."""
-        self.kind: Kind | None = None
-        self.doom: tuple[str, str] | None = None
-        """Why it is to be parked when its turn comes, without an attempt: the reason, and the error's name."""
-        self.published: list[Envelope] = []
-        self.mark = False
-        self.park: Parked | None = None
-        self.error = ""
-        self.committed = False
-        """Its effects are in the store already; only the position has to follow."""
-        self.settled = False
-        self.started = self.worked = 0.0
+    delivery: Delivery
+    envelope: Envelope | None
+    owned: Owned
+    handler: Handler | None
+    message: Any
+    sequence: str
+    behind: "Work | None" = None
+    """What is to be handled next of its sequence."""
+    attempt: int = 1
+    parked: Parked | None = None
+    """Where it was waiting, if this is not its first attempt."""
+    kind: Kind | None = None
+    """What became of it, once that is known."""
+    doom: tuple[str, str] | None = None
+    """Why it is to be parked when its turn comes, without an attempt: the reason, and the error's name."""
+    published: Sequence[Envelope] = ()
+    mark: Mark | None = None
+    """What the inbox remembers it by, once it is handled; None where nothing has to be remembered."""
+    park: Parked | None = None
+    error: str = ""
+    committed: bool = False
+    """Its effects are in the store already; only the position has to follow."""
+    settled: bool = False
+    started: float = 0.0
+    worked: float = 0.0
 
     def context(self, group: str) -> Context:
         """What its handler may know."""

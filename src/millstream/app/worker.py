@@ -388,9 +388,8 @@ class GroupWorker:
     def _enter(self, work: Work, page: Page) -> None:
         if work.published:
             page.events += work.published
-        if work.mark:
-            assert work.envelope is not None
-            page.marks.append(Mark(work.envelope.source, work.envelope.id))
+        if work.mark is not None and work.kind == "handled":
+            page.marks.append(work.mark)
         if work.park is not None:
             page.park.append(work.park)
         elif work.parked is not None:
@@ -428,9 +427,8 @@ class GroupWorker:
         self._trouble, self._back_off = "", BACK_OFF[0]
         for work in batch.works:
             owned = work.owned
-            # A duplicate can be settled while its original is still in a handler's hands.
-            if owned.pending and work.envelope is not None and work.kind != "duplicate":
-                owned.pending.discard((work.envelope.source, work.envelope.id))
+            if work.mark is not None:
+                owned.pending.discard(work.mark)
             if work.parked is not None:
                 owned.retrying.discard(work.parked.id)
                 if work.park is None:

@@ -1,10 +1,8 @@
 """A campaign: one scenario, killed at one point after another, recovered and checked each time."""
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -43,9 +41,9 @@ class Report:
     missed: list[Point] = field(default_factory=list[Point])
     violations: list[str] = field(default_factory=list[str])
 
-    def places(self) -> Counter[str]:
-        """How often each place was killed at."""
-        return Counter(point.name for point in self.killed)
+    def places(self) -> frozenset[str]:
+        """Where a process was killed."""
+        return frozenset(point.name for point in self.killed)
 
 
 class Campaign:
@@ -60,10 +58,10 @@ class Campaign:
             self._free.put(nursery)
         self._template = folder / "template"
 
-    def run(self, most: int | None, only: Callable[[Point], bool] = lambda _: True) -> Report:
-        """Kill at no more than `most` passages of each point, or at all of them."""
+    def run(self, most: int | None, skip: frozenset[str] = frozenset()) -> Report:
+        """Kill at no more than `most` passages of each place, or at all of them; places to `skip` were tried elsewhere."""
         report = Report(self.scenario.name)
-        points = [point for point in choose(self._rehearse(), most) if only(point)]
+        points = [point for point in choose(self._rehearse(), most) if point.name not in skip]
         with ThreadPoolExecutor(self._lanes) as threads:
             for point, died, wrong in threads.map(self._kill, range(len(points)), points):
                 (report.killed if died else report.missed).append(point)
@@ -115,13 +113,6 @@ class Campaign:
     def _child(self, nursery: Nursery, folder: Path, target: str, *args: Any) -> None:
         code = nursery.run(f"{SERVICES}:{target}", folder, *args, log=folder / "output")
         assert code == 0, f"{target} ended with {code}: {_tail(folder)}"
-
-
-def campaign(scenario: Scenario, folder: Path, *, lanes: int = 2, most: int | None = 1) -> Report:
-    """Run one campaign with nurseries of its own."""
-    with ExitStack() as stack:
-        nurseries = [stack.enter_context(Nursery()) for _ in range(lanes)]
-        return Campaign(scenario, folder, nurseries).run(most)
 
 
 def _tail(folder: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("asyncio", "apsw", "millstream", "tests.crash.services", "tests.crash.points")
+MODULES = ("millstream.brokers.sqlite", "millstream.stores.sqlite", "tests.crash.services", "tests.crash.points")
 LOST = 97
 """How a child ends that was still running when its time was over."""
 

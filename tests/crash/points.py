@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import signal
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -38,10 +39,11 @@ class Point(NamedTuple):
 
 
 class Points:
-    """Sees a process pass its points; kills it at the chosen one, or writes all of them down."""
+    """Sees a process pass its points; deals it a signal at the chosen one, or writes all of them down."""
 
-    def __init__(self, kill: Point | None, trace: Path | None) -> None:
+    def __init__(self, kill: Point | None, trace: Path | None, blow: int) -> None:
         self._kill = kill
+        self._blow = blow
         self._passed: Counter[str] = Counter()
         self._trace = None if trace is None else os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
@@ -49,14 +51,14 @@ class Points:
         """Come by a point."""
         self._passed[name] += 1
         if self._kill is not None and name == self._kill.name and self._passed[name] == self._kill.passage:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._blow)
         if self._trace is not None:
             os.write(self._trace, f"{name}\n".encode())
 
 
-def watch(kill: Point | None = None, trace: Path | None = None) -> None:
+def watch(kill: Point | None, trace: Path | None, blow: int = signal.SIGKILL) -> None:
     """Have this process pass its points from now on; before anything is opened."""
-    points = Points(kill, trace)
+    points = Points(kill, trace, blow)
     _watch_awaits(points)
     _kept.append(_watch_disk(points, _watch_statements(points)))
 
@@ -135,21 +137,18 @@ def _watch_disk(points: Points, transaction: _Transaction) -> WatchedDisk:
 
 
 def choose(trace: Path, most: int | None) -> list[Point]:
-    """Choose the points to kill at: of each name at most so many passages, spread over the whole run."""
+    """Choose the points to kill at: of each name at most so many passages, or all of them."""
     counts = Counter(trace.read_text().splitlines())
-    return [Point(name, passage) for name, count in counts.items() for passage in spread(count, most)]
+    return [Point(name, passage) for name, count in counts.items() for passage in spread(name, count, most)]
 
 
-def spread(count: int, most: int | None) -> Sequence[int]:
-    """Choose numbers from 1 to `count`, the first and the last among them."""
+def spread(name: str, count: int, most: int | None) -> Sequence[int]:
+    """Choose numbers from 1 to `count`, evenly, and beginning anywhere, but for one name always the same."""
     if most is None or count <= most:
         return range(1, count + 1)
-    if most == 1:
-        return [1]
-    return sorted({1 + round(i * (count - 1) / (most - 1)) for i in range(most)})
+    return sorted({1 + (zlib.crc32(name.encode()) + i * count // most) % count for i in range(most)})
 
 
 def named(points: Iterable[Point], part: str) -> list[Point]:
     """Those whose name has a part."""
     return [point for point in points if part in point.name]
-

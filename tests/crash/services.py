@@ -6,6 +6,9 @@ the processes, and the flag that says that what was broken is repaired.
 
 import asyncio
 import contextlib
+import os
+import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from tests.crash.history import Journal, Stored
 from tests.crash.points import Point, watch
 
 from millstream import App, Context, Retry, Transaction, event
+from millstream.brokers.sqlite import SqliteBroker
 from millstream.core.store import Parked
 
 SCHEMA = "create table if not exists effect(key text not null, value text not null)"
@@ -61,13 +65,18 @@ def layout(folder: Path, files: str, name: str) -> dict[str, str]:
     return {"broker": f"sqlite:///{folder}/broker.db", "store": f"sqlite:///{folder}/{store}"}
 
 
-def books(folder: Path, files: str, process: str = "books") -> App:
+async def nothing(_made: Made) -> None:
+    """What comes before the work of a handler, when a test wants nothing special."""
+
+
+def books(folder: Path, files: str, process: str = "books", before: Callable[[Made], Awaitable[None]] = nothing) -> App:
     """A service with all that a worker can do: effects and events once, retries, dead letters, and a group without an inbox."""
     app = App("books", **layout(folder, files, "books"), schema=SCHEMA)
     journal = Journal(folder, process)
 
     @app.subscriber(Made, group="once", retry=RETRY, start="earliest")
     async def book(made: Made, tx: Transaction, context: Context) -> Booked:
+        await before(made)
         if made.trouble == "passes" and context.attempt < 3:
             raise BrokenError
         if made.trouble == "stays" and not (folder / "repaired").exists():
@@ -129,11 +138,11 @@ async def run_until(app: App, reached: Callable[[], Awaitable[bool]]) -> None:
 # What children run
 
 
-def fault(kill: Sequence[object] | None, trace: str | None) -> None:
-    """Have this child be killed at a point, or write down the points it passes."""
+def fault(kill: Sequence[object] | None, trace: str | None, blow: int = signal.SIGKILL) -> None:
+    """Have this child be killed at a point (or be dealt another signal), or write down the points it passes."""
     point = None if kill is None else Point(str(kill[0]), int(str(kill[1])))
     if point is not None or trace is not None:
-        watch(point, None if trace is None else Path(trace))
+        watch(point, None if trace is None else Path(trace), blow)
 
 
 def work(folder: str, files: str, kill: Sequence[object] | None = None, trace: str | None = None) -> None:
@@ -148,9 +157,11 @@ def work(folder: str, files: str, kill: Sequence[object] | None = None, trace: s
     asyncio.run(main())
 
 
-def publish(folder: str, _files: str, kill: Sequence[object] | None = None, trace: str | None = None) -> None:
+def publish(
+    folder: str, _files: str, kill: Sequence[object] | None = None, trace: str | None = None, blow: int = signal.SIGKILL
+) -> None:
     """Publish events one by one, many at once, and in batches."""
-    fault(kill, trace)
+    fault(kill, trace, blow)
 
     async def main() -> None:
         journal = Journal(Path(folder), "producer")
@@ -273,3 +284,75 @@ async def describe(app: App, folder: Path) -> None:
         parked={group: frozenset(value for g, value in parked if g == group) for group in ("once", "again")},
     )
     (folder / "end.json").write_bytes(msgspec.json.encode(end))
+
+
+def work_slowly(folder: str, files: str, way: str, lease: float) -> None:
+    """Work with a short lease; the first event is handled only once there is a file named `gate`."""
+    shorten_lease(lease)
+    gate, inside = Path(folder) / "gate", Path(folder) / "inside"
+
+    async def wait(_made: Made) -> None:
+        inside.touch()
+        while not gate.exists():
+            if way == "blocks":
+                time.sleep(0.005)  # noqa: ASYNC251 - a handler that blocks the loop is what is tried here
+            else:
+                await asyncio.sleep(0.005)  # noqa: ASYNC110 - other processes open the gate
+
+    async def main() -> None:
+        app = books(Path(folder), files, "first", wait)
+        async with app:
+            await run_until(app, lambda: is_idle(app))
+
+    asyncio.run(main())
+
+
+def take_over(folder: str, files: str, lease: float) -> None:
+    """Work with a short lease until nothing is left to do, and write down how everything ended."""
+    shorten_lease(lease)
+
+    async def main() -> None:
+        async with books(Path(folder), files, "second") as app:
+            await run_until(app, lambda: is_idle(app))
+            await describe(app, Path(folder))
+
+    asyncio.run(main())
+
+
+def shorten_lease(seconds: float) -> None:
+    """Have brokers of this process hold their partitions for so long after each sign of life."""
+    defaults = SqliteBroker.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["lease"] = seconds
+
+
+def work_on_poison(folder: str, files: str, way: str) -> None:
+    """Work until nothing is left to do, with a handler whom an event with trouble kills, or hangs up for ever."""
+
+    async def poison(made: Made) -> None:
+        if made.trouble and way == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if made.trouble and way == "exits":
+            os._exit(3)
+
+    async def main() -> None:
+        app = hanging(Path(folder), files) if way == "hangs" else books(Path(folder), files, before=poison)
+        async with app:
+            await run_until(app, lambda: is_idle(app))
+            await describe(app, Path(folder))
+
+    asyncio.run(main())
+
+
+def hanging(folder: Path, files: str) -> App:
+    """A service with a `def` handler that never comes back from an event with trouble."""
+    app = App("books", **layout(folder, files, "books"), schema=SCHEMA)
+
+    @app.subscriber(Made, group="once", retry=RETRY, start="earliest", timeout=0.2)
+    def book(made: Made, tx: Transaction) -> Booked:
+        if made.trouble:
+            time.sleep(3600)
+        tx.execute("insert into effect values(?, ?)", (made.key, made.value))
+        return Booked(made.key, made.value)
+
+    return app

@@ -4,13 +4,13 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
 from millstream.app.connect import connect_broker
 from millstream.app.system_clock import SystemClock
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import MillstreamError
+from millstream.contracts.errors import MillstreamError, StoreBusyError
 from millstream.core.broker import Message
 from millstream.demos.shop.journal import injections
 from millstream.demos.shop.options import Settings
@@ -25,6 +25,8 @@ POISON = (
     b'{"order_id": "%s", "email": "a@example.com", "lines": [{"sku": "oats"}]}',
 )
 RECENT = 20
+#: The log answers or gives up after some seconds, each time.
+TRIES = 10
 
 
 class Injector:
@@ -49,7 +51,7 @@ class Injector:
         recent = await self._recent_events()
         chosen = self._random.sample(recent, min(most, len(recent)))
         if chosen:
-            _check(await self._broker.publish(chosen))
+            await _until_taken(lambda: self._broker.publish(chosen))
             self.duplicates += len(chosen)
         return len(chosen)
 
@@ -61,9 +63,11 @@ class Injector:
         self._journal.note(kind="poison", data=body.hex())
         if self._random.random() < 0.5:
             # As a stranger to the system would send it: bytes without an envelope.
-            _check(await self._broker.publish_raw([Message(topic="order.placed", body=body)]))
+            message = Message(topic="order.placed", body=body)
+            await _until_taken(lambda: self._broker.publish_raw([message]))
         else:
-            _check(await self._broker.publish([self._poisoned(body, f"poison-{number}")]))
+            envelope = self._poisoned(body, f"poison-{number}")
+            await _until_taken(lambda: self._broker.publish([envelope]))
         self.poison += 1
         return repr(body)[2:-1]
 
@@ -89,10 +93,20 @@ class Injector:
         return found
 
 
-def _check(results: Sequence[MillstreamError | None]) -> None:
-    for error in results:
-        if error is not None:
-            raise error
+async def _until_taken(publish: Callable[[], Awaitable[Sequence[MillstreamError | None]]]) -> None:
+    """Publish, and again while the log is locked: what was noted has to be there."""
+    errors: list[MillstreamError] = []
+    for _ in range(TRIES):
+        try:
+            results = await publish()
+        except StoreBusyError as error:
+            results = [error]
+        errors = [error for error in results if error is not None]
+        if not errors:
+            return
+        if not isinstance(errors[0], StoreBusyError):
+            raise errors[0]
+    raise errors[0]
 
 
 async def kill_at_random(

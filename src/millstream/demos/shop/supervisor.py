@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import webbrowser
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from millstream.demos.shop.auditor import gather
@@ -45,14 +45,9 @@ HELP = """  o  place an order, as a customer would
   q  stop, let the rest be worked off, and print the proof (Ctrl-C stops at once)"""
 
 
-def demo(options: DemoOptions) -> int:
-    """Run the shop for people; without a terminal it ends by itself. The exit code is the proof's verdict."""
-    return asyncio.run(_Shop(options, faults=options.prove).run())
-
-
-def prove(options: DemoOptions) -> int:
-    """Run the shop under faults without anybody watching, and print the proof."""
-    return asyncio.run(_Shop(options, faults=True).run())
+def run(options: DemoOptions, *, faults: bool) -> int:
+    """One run from the first process to the last; its exit code."""
+    return asyncio.run(_Shop(options, faults=faults).run())
 
 
 class _Shop:
@@ -84,8 +79,9 @@ class _Shop:
         rate = options.rate if options.rate is not None else PROOF_RATE if faults else DEMO_RATE
         chance = random.Random(f"{options.seed}/customers")
         self._customers = Customers(ports["shop"], answers(self._folder.path), chance, rate)
-        self._stop = asyncio.Event()
-        self._signal: int | None = None
+        self._closing = asyncio.Event()
+        self._interrupted = asyncio.Event()
+        self._signal = 0
         self._next_to_kill = 0
         self._background: set[asyncio.Task[None]] = set()
 
@@ -94,44 +90,49 @@ class _Shop:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, self._stop_by_signal, number)
+                loop.add_signal_handler(number, self._interrupt, number)
         code = 1
         try:
             self._processes.start_all()
-            code = await self._open()
+            code = await self._until_interrupted(self._open())
         finally:
-            self._terminal.end_status()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._terminal.end_status()
             self._processes.stop_all()
             # What went wrong is worth a look; what went well is not.
             self._folder.close(keep=code == 1)
         return code
 
-    def _stop_by_signal(self, number: int) -> None:
+    def _interrupt(self, number: int) -> None:
         self._signal = number
-        self._stop.set()
+        self._interrupted.set()
+
+    async def _until_interrupted(self, life: Coroutine[Any, Any, int]) -> int:
+        """The exit code of a whole life, or of the signal that ended it."""
+        living = asyncio.create_task(life)
+        signalled = asyncio.create_task(self._interrupted.wait())
+        await asyncio.wait((living, signalled), return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+        if living.done():
+            return living.result()
+        living.cancel()
+        await asyncio.wait((living,))
+        return 128 + self._signal
 
     async def _open(self) -> int:
         started = time.monotonic()
         watch = asyncio.create_task(self._processes.watch())
-        ready = asyncio.create_task(self._processes.until_ready())
-        stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if self._signal is not None:
-                return 128 + self._signal
-            await ready
+            await self._processes.until_ready()
             self._say_ready(time.monotonic() - started)
             async with Injector(self._settings, random.Random(f"{self._options.seed}/injector")) as injector:
                 return await self._business(injector)
         finally:
-            for task in (watch, ready, stopped):
-                task.cancel()
+            watch.cancel()
 
     async def _business(self, injector: Injector) -> int:
         started = time.monotonic()
         await self._until_closing(injector)
-        if self._signal is not None:
-            return 128 + self._signal
         seconds = time.monotonic() - started
         calm(self._settings, True)
         self._terminal.say("Closed. Working off what is left, then checking every promise...")
@@ -143,13 +144,13 @@ class _Shop:
 
     async def _until_closing(self, injector: Injector) -> None:
         """Let customers come, and faults if wanted, until the time is up or somebody stops it."""
-        closing = self._stop
+        closing = self._closing
         work: list[Awaitable[None]] = [self._customers.come(closing), self._as_told(injector)]
         if self._faults:
             work.append(kill_at_random(self._processes, self._options.services, KILL_EVERY, self._random, closing))
             chance = random.Random(f"{self._options.seed}/faults")
             work.append(inject_at_random(injector, DUPLICATES_EVERY, POISON_SHARE, chance, closing))
-        else:
+        elif self._terminal.moves:
             work.append(self._show_figures(injector))
         tasks = [asyncio.ensure_future(each) for each in work]
         try:
@@ -179,15 +180,15 @@ class _Shop:
         for _ in range(self._options.poison):
             self._terminal.say(f"published poison: {await injector.publish_poison()}")
         missing = self._options.duplicates
-        while missing and not self._stop.is_set():
+        while missing and not self._closing.is_set():
             missing -= await injector.duplicate(missing)
             # There may be fewer events yet than were asked for.
-            await waited(self._stop, 0.2 if missing else 0.0)
+            await waited(self._closing, 0.2 if missing else 0.0)
         if self._options.duplicates:
             self._terminal.say(f"published again: {self._options.duplicates - missing} events")
 
     async def _show_figures(self, injector: Injector) -> None:
-        while not await waited(self._stop, STATUS_EVERY):
+        while not await waited(self._closing, STATUS_EVERY):
             found = await asyncio.to_thread(figures, self._folder.path)
             self._terminal.status(
                 f"{found.orders} orders, {found.published} events, {found.waiting} waiting, {found.dead_letters} dead; "
@@ -212,7 +213,7 @@ class _Shop:
     def _press(self, key: str, injector: Injector) -> None:
         match key:
             case "q":
-                self._stop.set()
+                self._closing.set()
             case "o":
                 self._later(self._order())
             case "d":

@@ -15,7 +15,8 @@ class Terminal:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._moves = not quiet and sys.stdout.isatty()
+        self.moves = not quiet and sys.stdout.isatty()
+        """Whether there is a line of figures."""
         self._status = ""
 
     def say(self, text: str) -> None:
@@ -26,7 +27,7 @@ class Terminal:
 
     def status(self, text: str) -> None:
         """Replace the line of figures."""
-        if self._moves:
+        if self.moves:
             self._status = text[: shutil.get_terminal_size().columns - 1]
             self._draw()
 

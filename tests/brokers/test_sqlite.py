@@ -1,135 +1,405 @@
-"""The embedded broker keeps its promises on a real file."""
+"""What the embedded broker owes beyond every broker: pages, retention, copies from another time, clocks, many topics."""
 
 import asyncio
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from millstream.brokers import sqlite_log
 from millstream.brokers.sqlite import SqliteBroker
+from millstream.brokers.sqlite_subscription import SqliteSubscription
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import ConfigurationError, PositionLostError, StoreTooNewError
-from millstream.core.broker import Assigned, Deliveries, Delivery, Group, Revoked, Topic
+from millstream.contracts.errors import BrokerError, ConfigurationError, PositionLostError, StoreMismatchError
+from millstream.core.broker import Assigned, Deliveries, Delivery, Figure, Group, Message, Origin, Partition, Topic
+from millstream.core.store import Page
+from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
 
+P = Partition("made", 0)
 
-def envelope(number: int, key: str | None = None) -> Envelope:
+
+def envelope(number: int, key: str | None = "k", topic: str = "made", body: bytes = b"") -> Envelope:
     """Make the event number so-and-so."""
-    return Envelope(
-        id=f"e-{number}", source="/test", type="made", key=key, time=1_700_000_000_000_000 + number, data=b"%d" % number, topic="made"
-    )
+    return Envelope(id=f"e-{number}", source="/test", type="made", key=key, time=1_000 + number, data=body or b"%d" % number, topic=topic)
 
 
-async def take(subscription: object, count: int) -> list[Delivery]:
+async def take(subscription: SqliteSubscription, count: int, most: int = 100) -> list[Delivery]:
     """Take so many deliveries, starting whatever is assigned at the group's own position."""
     taken: list[Delivery] = []
     async with asyncio.timeout(10):
         while len(taken) < count:
-            match await subscription.receive(100, 1.0):  # type: ignore[attr-defined]
+            match await subscription.receive(most, 1.0):
                 case Assigned(partitions):
                     for partition in partitions:
-                        subscription.start(partition, None)  # type: ignore[attr-defined]
+                        subscription.start(partition, None)
                 case Deliveries(items):
+                    assert len(items) <= most
                     taken += items
+                case _:
+                    pass
     return taken
 
 
-async def test_what_was_published_is_read_back_whole_by_a_group(tmp_path: Path) -> None:
-    """A hundred events reach the group, equal to what was published."""
-    sent = [envelope(n, key=f"k{n % 7}") for n in range(100)]
-    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        await broker.declare([Topic(name="made")], [Group(name="g", topics=("made",))])
-        await broker.publish(sent)
-
-        subscription = await broker.open("g")
-        taken = await take(subscription, 100)
-        await subscription.close()
-
-    assert sorted((d.envelope for d in taken), key=lambda e: e.time) == sent  # type: ignore[union-attr]
+def positions(deliveries: Sequence[Delivery]) -> list[int]:
+    """Where they lie."""
+    return [delivery.position for delivery in deliveries]
 
 
-async def test_each_key_keeps_its_order(tmp_path: Path) -> None:
-    """A thousand events over 16 keys from ten publishers arrive in the order of their key."""
-    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        await broker.declare([Topic(name="made")], [Group(name="g", topics=("made",))])
-        for start in range(0, 1000, 100):
-            await asyncio.gather(*(broker.publish([envelope(n, f"k{n % 16}")]) for n in range(start, start + 100)))
+class Times:
+    """A wall clock and a monotonic one that a test moves."""
 
-        subscription = await broker.open("g")
-        taken = await take(subscription, 1000)
-        await subscription.close()
+    def __init__(self) -> None:
+        self.micros = 1_000_000_000_000
+        self.seconds = 1_000.0
 
-    for key in range(16):
-        numbers = [int(d.envelope.data) for d in taken if d.envelope and d.envelope.key == f"k{key}"]
-        assert numbers == list(range(key, 1000, 16))
+    def broker(self, path: Path, lease: float = 10.0) -> SqliteBroker:
+        """Make a broker that lives by them."""
+        return SqliteBroker(SqliteFile(path), lease=lease, micros=lambda: self.micros, monotonic=lambda: self.seconds)
 
 
-async def test_a_group_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """What was done before the close is not delivered again; the rest is."""
-    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the file is."""
+    return tmp_path / "b.db"
+
+
+async def test_a_page_is_delivered_in_parts_and_its_rest_comes_again(path: Path) -> None:
+    """Events that were published at once are taken a few at a time, released in the middle, and end up complete and in order."""
+    async with SqliteBroker(SqliteFile(path)) as broker:
         await broker.declare([Topic(name="made", partitions=1)], [Group(name="g", topics=("made",))])
-        await broker.publish([envelope(n) for n in range(10)])
-        first = await broker.open("g")
-        taken = await take(first, 10)
-        await first.settle(taken[:4])
-        await first.close()
+        await broker.publish([envelope(n) for n in range(1_200)])
+        await broker.publish([envelope(1_200)])
+        subscription = await broker.open("g")
 
-        second = await broker.open("g")
-        again = await take(second, 6)
-        await second.close()
+        first = await take(subscription, 7, most=7)
+        await subscription.settle(first[:4], first[4:])
+        rest = await take(subscription, 1_197, most=7)
 
-    assert [d.position for d in again] == [4, 5, 6, 7, 8, 9]
-
-
-async def test_two_members_share_the_partitions(tmp_path: Path) -> None:
-    """Each of two members gets half, and every event reaches exactly one of them."""
-    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        await broker.declare([Topic(name="made", partitions=2)], [Group(name="g", topics=("made",))])
-        first, second = await broker.open("g", "first"), await broker.open("g", "second")
-        assert isinstance(await first.receive(1, 0), Assigned)
-        await second.receive(1, 0)
-
-        revoked = await first.receive(1, 5)
-        assert isinstance(revoked, Revoked)
-        await first.release(revoked.partitions)
-        assigned = await second.receive(1, 5)
-
-        assert assigned == Assigned(revoked.partitions)
-        assert {state.owner for state in await broker.positions("g")} == {"first", "second"}
-        await first.close()
-        await second.close()
+        assert positions(first) == list(range(7))
+        assert [d.envelope for d in rest] == [envelope(n) for n in range(4, 1_201)]
+        await subscription.close()
 
 
-async def test_a_topic_keeps_its_number_of_partitions(tmp_path: Path) -> None:
-    """Declaring another number is refused, with the number it has."""
-    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        await broker.declare([Topic(name="made", partitions=2)], [])
+async def test_large_events_are_read_a_few_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many events are asked for, one read stops once it has enough bytes; the next goes on there."""
+    monkeypatch.setattr(sqlite_log, "READ_BYTES", 100_000)
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=1)], [Group(name="g", topics=("made",))])
+        await broker.publish([envelope(n, body=b"x" * 60_000) for n in range(20)])
 
-        with pytest.raises(ConfigurationError, match="has 2 partitions, not 4"):
-            await broker.declare([Topic(name="made", partitions=4)], [])
+        part = await broker.read(P, 0, 20)
+        subscription = await broker.open("g")
+        everything = await take(subscription, 20)
+
+        assert 0 < len(part) < 20
+        assert positions(everything) == list(range(20))
+        await subscription.close()
 
 
-async def test_retention_waits_for_every_registered_group(tmp_path: Path) -> None:
-    """Nothing that a group has not passed is removed, unless forced; then the group stops and says why."""
-    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        await broker.declare([Topic(name="made", partitions=1, retain_seconds=-1)], [Group(name="g", topics=("made",))])
-        await broker.publish([envelope(n) for n in range(10)])
+async def test_bare_messages_lie_between_events_in_the_order_of_publishing(path: Path) -> None:
+    """What is no event of ours keeps its place among those that are, with a name of its own."""
+    message = Message(topic="made", body=b"\xff", key=b"k", headers=(("h", b"\xfe"),), time=5)
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=1)], [])
+        await broker.publish([envelope(0)])
+        await broker.publish_raw([message])
+        await broker.publish([envelope(2)])
+
+        first, second, third = await broker.read(P, 0, 10)
+
+        assert [first.envelope, second.envelope, third.envelope] == [envelope(0), None, envelope(2)]
+        assert second.message == Message(
+            topic="made", body=b"\xff", key=b"k", headers=(("h", b"\xfe"),), time=5, source=f"millstream:{broker.log.id}/made/0", id="1"
+        )
+
+
+async def test_the_same_key_goes_to_the_same_partition_as_text_and_as_bytes(path: Path) -> None:
+    """The partition follows from the key's bytes alone."""
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=16)], [])
+        keys = [f"schlüssel-{n}" for n in range(20)]
+        await broker.publish([envelope(n, key) for n, key in enumerate(keys)])
+        await broker.publish_raw([Message(topic="made", body=b"", key=key.encode()) for key in keys])
+
+        for number in range(16):
+            history = await broker.read(Partition("made", number), 0, 100)
+            ours = [d.envelope.key for d in history if d.envelope]
+            theirs = [d.message.key.decode() for d in history if d.message and d.message.key]
+            assert ours == theirs
+
+
+async def test_retention_by_age_removes_what_is_old_and_passed(path: Path) -> None:
+    """By the topic's own setting, up to the age, and never past a group."""
+    times = Times()
+    async with times.broker(path) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=60)], [Group(name="g", topics=("made",))])
+        for number in range(10):
+            await broker.publish([envelope(number)])
+            times.micros += 10_000_000
+        subscription = await broker.open("g")
+        taken = await take(subscription, 10)
 
         kept = await broker.retain("made")
-        forced = await broker.retain("made", force=True)
+        await subscription.settle(taken[:3])
+        await subscription.close()
+        passed = await broker.retain("made")
+        await broker.seek("g", [(P, 10)])
+        old = await broker.retain("made")
 
-        assert (kept, forced) == (0, 10)
+        assert (kept, passed, old) == (0, 3, 1)
+        assert await broker.bounds("made") == [(P, 4, 10)]
+        assert positions(await broker.read(P, 0, 100)) == [4, 5, 6, 7, 8, 9]
+
+
+async def test_retention_by_size_keeps_the_newest(path: Path) -> None:
+    """What is beyond so many bytes goes, oldest first; what is left is no more than was allowed."""
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_bytes=50_000)], [])
+        for number in range(100):
+            await broker.publish([envelope(number, body=b"x" * 1_000)])
+
+        removed = await broker.retain("made")
+        again = await broker.retain("made")
+
+        left = await broker.read(P, 0, 1_000)
+        assert 100 - 50 < removed < 100 - 40
+        assert again == 0
+        assert positions(left) == list(range(removed, 100))
+        await broker.declare([Topic(name="made")], [])
+        (topic,) = await broker.topics()
+        assert topic == Topic(name="made", partitions=1, retain_bytes=50_000)
+
+
+async def test_an_empty_log_goes_on_where_it_was(path: Path) -> None:
+    """When everything has been removed the next event still gets the next position, after a restart, too."""
+    times = Times()
+    async with times.broker(path) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=1)], [])
+        await broker.publish([envelope(n) for n in range(5)])
+        times.micros += 10_000_000
+        assert await broker.retain("made") == 5
+
+    async with times.broker(path) as broker:
+        await broker.publish([envelope(5)])
+
+        assert await broker.bounds("made") == [(P, 5, 6)]
+        assert positions(await broker.read(P, 0, 10)) == [5]
+
+
+async def test_a_group_whose_position_has_left_the_log_stops_and_says_why(path: Path) -> None:
+    """After forced retention nothing is skipped in silence: the group's start raises, and so does a position given by its store."""
+    times = Times()
+    async with times.broker(path) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=1)], [Group(name="g", topics=("made",))])
+        await broker.publish([envelope(n) for n in range(10)])
+        times.micros += 10_000_000
+        removed = await broker.retain("made", force=True)
         await broker.publish([envelope(10)])
         subscription = await broker.open("g")
-        with pytest.raises(PositionLostError, match="has left the log"):
+        assert await subscription.receive(1, 0) == Assigned((P,))
+
+        for position in (None, 3):
+            with pytest.raises(PositionLostError, match="has left the log"):
+                subscription.start(P, position)
+        await subscription.close()
+        (state,) = await broker.positions("g")
+        assert removed == 10
+        assert state.committed == Figure(0)
+
+
+async def test_what_is_removed_under_a_reading_group_is_noticed(path: Path) -> None:
+    """Forced retention while the group reads on: the next read raises and does not jump."""
+    times = Times()
+    async with times.broker(path) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=1)], [Group(name="g", topics=("made",))])
+        for number in range(10):
+            await broker.publish([envelope(number)])
+        subscription = await broker.open("g")
+        await take(subscription, 2, most=1)
+        times.micros += 10_000_000
+        await broker.retain("made", force=True)
+
+        with pytest.raises(PositionLostError, match="position 2 of made/0 has left the log"):
             await take(subscription, 1)
         await subscription.close()
 
 
-async def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    """A newer format is refused by name, and not written to."""
-    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        await broker.file.write(lambda c: c.execute("pragma user_version=99") and None)
+async def test_a_replay_holds_retention_up(path: Path) -> None:
+    """A group that goes back keeps what it has yet to handle again."""
+    times = Times()
+    async with times.broker(path) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=1)], [Group(name="g", topics=("made",))])
+        for number in range(10):
+            await broker.publish([envelope(number)])
+        await broker.seek("g", [(P, 10)])
+        times.micros += 10_000_000
+        subscription = await broker.open("g")
+        assert await subscription.receive(1, 0) == Assigned((P,))
 
-    with pytest.raises(StoreTooNewError, match="newer Millstream"):
-        async with SqliteBroker(SqliteFile(tmp_path / "b.db")):
-            pass
+        subscription.start(P, 4)
+        removed = await broker.retain("made")
+
+        assert removed == 4
+        assert positions(await take(subscription, 6)) == [4, 5, 6, 7, 8, 9]
+        await subscription.close()
+
+
+async def test_a_time_leads_to_the_first_event_stored_then_or_later(path: Path) -> None:
+    """Exact to the publish, before the first, between two and after the last, with removed history, too."""
+    times = Times()
+    async with times.broker(path) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=1_000_000)], [])
+        start = times.micros
+        for number in range(0, 30, 3):
+            await broker.publish([envelope(number + n) for n in range(3)])
+            times.micros += 100
+
+        found = [await broker.position_at(P, start + micros) for micros in (-5, 0, 1, 100, 101, 900, 901)]
+        await broker.declare([Topic(name="made", retain_seconds=0)], [])
+        times.micros = start + 500
+        await broker.retain("made")
+        first = await broker.position_at(P, 0)
+
+        assert found == [0, 0, 3, 3, 6, 27, 30]
+        assert first == 15
+
+
+async def test_a_brokers_file_from_yesterday_is_noticed(path: Path) -> None:
+    """A group that has handled more than the log now holds stops and says so; nothing is skipped."""
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=1)], [Group(name="g", topics=("made",))])
+        await broker.publish([envelope(0)])
+    shutil.copy(path, path.with_name("yesterday.db"))
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.publish([envelope(n) for n in range(1, 10)])
+    shutil.copy(path.with_name("yesterday.db"), path)
+
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        subscription = await broker.open("g")
+        assert await subscription.receive(1, 0) == Assigned((P,))
+
+        with pytest.raises(PositionLostError, match="the broker's file is an older copy"):
+            subscription.start(P, 10)
+        await subscription.close()
+
+
+async def test_a_store_from_yesterday_is_noticed(tmp_path: Path) -> None:
+    """Its outbox ends before what was already copied from it: the relay is told, and nothing is passed over in silence."""
+    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
+        async with SqliteStore(SqliteFile(tmp_path / "s.db")) as store:
+            await store.commit(Page(group="g", events=[envelope(0)]))
+            await store.backup(str(tmp_path / "yesterday.db"))
+            await store.commit(Page(group="g", events=[envelope(1)]))
+            rows = await store.outbox(0, 10)
+            await broker.publish([e for _, e in rows], origin=Origin(store.id, rows[-1][0], 0))
+            await store.sent(rows[-1][0])
+        (tmp_path / "s.db").unlink()
+        (tmp_path / "yesterday.db").rename(tmp_path / "s.db")
+
+        async with SqliteStore(SqliteFile(tmp_path / "s.db")) as store:
+            with pytest.raises(StoreMismatchError, match="older copy of itself"):
+                await store.outbox(await broker.relayed(store.id), 10)
+
+
+async def test_a_group_with_another_store_is_refused(path: Path) -> None:
+    """The broker remembers whose progress the group's is, and forgets it with the group."""
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([], [Group(name="g", topics=("made",), store="one")])
+        await broker.declare([], [Group(name="g", topics=("made",))])
+
+        with pytest.raises(StoreMismatchError, match="in the store one, and this one is two"):
+            await broker.declare([], [Group(name="g", topics=("made",), store="two")])
+        await broker.forget("g")
+        await broker.declare([], [Group(name="g", topics=("made",), store="two")])
+
+        assert await broker.groups() == [Group(name="g", topics=("made",), store="two")]
+
+
+async def test_the_wall_clock_changes_no_lease(path: Path) -> None:
+    """A step of a day forward and back moves no partition; the monotonic clock does."""
+    times = Times()
+    async with times.broker(path, lease=10.0) as broker:
+        await broker.declare([Topic(name="made", partitions=2)], [Group(name="g", topics=("made",))])
+        first = await broker.open("g", "first")
+        await first.receive(1, 0)
+        for step in (86_400_000_000, -2 * 86_400_000_000):
+            times.micros += step
+            assert [state.owner for state in await broker.positions("g")] == ["first", "first"]
+            with pytest.raises(BrokerError, match="is running"):
+                await broker.seek("g", [(P, 0)])
+
+        times.seconds += 11.0
+
+        assert [state.owner for state in await broker.positions("g")] == [None, None]
+        second = await broker.open("g", "second")
+        assert await second.receive(1, 0) == Assigned((P, Partition("made", 1)))
+        await first.close()
+        await second.close()
+
+
+async def test_many_topics_are_read_by_one_group(path: Path) -> None:
+    """Three hundred topics, declared, published to and read in one go each, without cross-talk."""
+    names = [f"topic.{n}" for n in range(300)]
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name=name) for name in names], [Group(name="g", topics=tuple(names))])
+        results = await broker.publish([envelope(n, f"k{n}", topic=name) for n, name in enumerate(names * 2)])
+        subscription = await broker.open("g")
+
+        taken = await take(subscription, 600)
+
+        assert set(results) == {None}
+        assert len(await broker.positions("g")) == 2_400
+        assert sorted(d.envelope.topic for d in taken if d.envelope) == sorted(names * 2)
+        assert all(d.envelope and d.envelope.topic == d.partition.topic for d in taken)
+        await subscription.close()
+
+
+async def test_a_name_that_cannot_be_kept_is_refused_alone(path: Path) -> None:
+    """Of the events of one call those with an impossible topic or attribute fail by themselves."""
+    events = [envelope(0), envelope(1, topic=""), envelope(2, topic="a\nb"), envelope(3, key="\ud800"), envelope(4, topic="ünï /.*")]
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        results = await broker.publish(events)
+
+        assert [type(result) for result in results] == [type(None), ConfigurationError, ConfigurationError, BrokerError, type(None)]
+        assert sorted(topic.name for topic in await broker.topics()) == ["made", "ünï /.*"]
+
+
+async def test_a_topic_that_was_rolled_back_is_made_again(path: Path) -> None:
+    """A publish that fails after it has made its topic leaves no memory of it behind."""
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        store = SqliteStore(broker.file, append=broker.append)
+        async with store:
+            with pytest.raises(ZeroDivisionError):
+                async with store.transaction() as transaction:
+                    transaction.apply(Page(group="g", events=[envelope(0)]))
+                    raise ZeroDivisionError
+
+            await broker.publish([envelope(1, topic="other"), envelope(2)])
+
+            history = [d.envelope for n in range(8) for d in await broker.read(Partition("made", n), 0, 10)]
+            assert history == [envelope(2)]
+
+
+@pytest.mark.parametrize("events", [200, 20_000])
+async def test_finding_a_position_takes_as_many_steps_in_a_long_log_as_in_a_short_one(path: Path, events: int) -> None:
+    """Looking up bounds, positions and times, and reading a page, cost SQLite the same few thousand steps at any length."""
+    async with SqliteBroker(SqliteFile(path, synchronous="OFF")) as broker:
+        await broker.declare([Topic(name="made", partitions=1)], [Group(name="g", topics=("made",), start="earliest")])
+        for start in range(0, events, 20):
+            await broker.publish([envelope(start + n) for n in range(20)])
+        steps = 0
+
+        def count() -> bool:
+            nonlocal steps
+            steps += 1
+            return False
+
+        broker.file.reader.set_progress_handler(count, 10)  # type: ignore[attr-defined]
+        await broker.bounds("made")
+        await broker.positions("g")
+        await broker.position_at(P, 0)
+        await broker.read(P, events // 2, 100)
+
+        assert steps < 200

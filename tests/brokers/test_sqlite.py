@@ -285,22 +285,72 @@ async def test_a_brokers_file_from_yesterday_is_noticed(path: Path) -> None:
         await subscription.close()
 
 
+async def relay(store: SqliteStore, broker: SqliteBroker) -> list[str]:
+    """Copy the outbox once, as the relay does; tell what was copied."""
+    after = await broker.relayed(store.id)
+    rows = await store.outbox(after, 10)
+    if rows:
+        assert set(await broker.publish([e for _, e in rows], origin=Origin(store.id, rows[-1][0], after))) == {None}
+        await store.sent(rows[-1][0])
+    return [e.id for _, e in rows]
+
+
 async def test_a_store_from_yesterday_is_noticed(tmp_path: Path) -> None:
     """Its outbox ends before what was already copied from it: the relay is told, and nothing is passed over in silence."""
+    service = tmp_path / "s.db"
     async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
-        async with SqliteStore(SqliteFile(tmp_path / "s.db")) as store:
+        async with SqliteStore(SqliteFile(service)) as store:
             await store.commit(Page(group="g", events=[envelope(0)]))
-            await store.backup(str(tmp_path / "yesterday.db"))
+        shutil.copy(service, tmp_path / "yesterday.db")
+        async with SqliteStore(SqliteFile(service)) as store:
             await store.commit(Page(group="g", events=[envelope(1)]))
-            rows = await store.outbox(0, 10)
-            await broker.publish([e for _, e in rows], origin=Origin(store.id, rows[-1][0], 0))
-            await store.sent(rows[-1][0])
-        (tmp_path / "s.db").unlink()
-        (tmp_path / "yesterday.db").rename(tmp_path / "s.db")
+            assert await relay(store, broker) == ["e-0", "e-1"]
+        shutil.copy(tmp_path / "yesterday.db", service)
 
-        async with SqliteStore(SqliteFile(tmp_path / "s.db")) as store:
-            with pytest.raises(StoreMismatchError, match="older copy of itself"):
-                await store.outbox(await broker.relayed(store.id), 10)
+        async with SqliteStore(SqliteFile(service)) as store:
+            with pytest.raises(StoreMismatchError, match="the store's file is an older copy of itself"):
+                await relay(store, broker)
+
+
+async def test_a_backup_of_a_store_goes_on_beside_what_its_original_has_published(tmp_path: Path) -> None:
+    """Restored after the original had published more, it loses no event of its own, old or new."""
+    service = tmp_path / "s.db"
+    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
+        async with SqliteStore(SqliteFile(service)) as store:
+            for number in range(3):
+                await store.commit(Page(group="g", events=[envelope(number)]))
+            await store.sent(1)
+            await store.backup(str(tmp_path / "yesterday.db"))
+            await store.commit(Page(group="g", events=[envelope(n) for n in (3, 4, 5)]))
+            assert await relay(store, broker) == ["e-1", "e-2", "e-3", "e-4", "e-5"]
+        shutil.copy(tmp_path / "yesterday.db", service)
+
+        async with SqliteStore(SqliteFile(service)) as store:
+            waiting = await store.outbox_size()
+            await store.commit(Page(group="g", events=[envelope(30)]))
+            again = await relay(store, broker)
+            await store.commit(Page(group="g", events=[envelope(31)]))
+
+            assert waiting == 2
+            assert again == ["e-1", "e-2", "e-30"]
+            assert await relay(store, broker) == ["e-31"]
+            assert await store.outbox_size() == 0
+
+
+async def test_a_brokers_file_older_than_what_it_has_acknowledged_is_noticed(tmp_path: Path) -> None:
+    """What a relay handed over and the broker no longer has is not passed over in silence."""
+    log = tmp_path / "b.db"
+    async with SqliteStore(SqliteFile(tmp_path / "s.db")) as store:
+        for number in range(2):
+            shutil.copy(log, tmp_path / "yesterday.db") if number else None
+            async with SqliteBroker(SqliteFile(log)) as broker:
+                await store.commit(Page(group="g", events=[envelope(number)]))
+                await relay(store, broker)
+        shutil.copy(tmp_path / "yesterday.db", log)
+
+        async with SqliteBroker(SqliteFile(log)) as broker:
+            with pytest.raises(StoreMismatchError, match="1 events are missing"):
+                await relay(store, broker)
 
 
 async def test_a_group_with_another_store_is_refused(path: Path) -> None:

@@ -16,7 +16,7 @@ from millstream.core.store import Assignment, Mark, Page, Parked, Request, Reque
 from millstream.stores.sqlite_connection import Connection, Cursor
 from millstream.stores.sqlite_file import MEMBERS, NOTHING, Borrowed, SqliteFile
 from millstream.stores.sqlite_inbox import SqliteInbox
-from millstream.stores.sqlite_outbox import SqliteOutbox
+from millstream.stores.sqlite_outbox import SqliteOutbox, renumber
 from millstream.stores.sqlite_parked import SqliteParked
 from millstream.stores.sqlite_process import boot_id, is_alive
 
@@ -318,7 +318,7 @@ class SqliteStore:
             if progress is not None:
                 loop.call_soon_threadsafe(progress, done, pages)
 
-        await asyncio.to_thread(self.file.copy, destination, tell)
+        await asyncio.to_thread(self.file.copy, destination, tell, renumber)
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         return self.file.on_change(lambda _: listener())

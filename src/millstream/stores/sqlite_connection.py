@@ -66,14 +66,16 @@ def text_array(values: Sequence[str]) -> Any:
     return cast(Any, apsw).carray(tuple(values))
 
 
-def copy(source: Connection, target: str) -> Iterator[tuple[int, int]]:
-    """Copy a file through an open connection to a new one, step by step; yields pages done and in all."""
+def copy(source: Connection, target: str, finish: Callable[[Connection], None]) -> Iterator[tuple[int, int]]:
+    """Copy a file through an open connection to a new one, step by step, and `finish` it; yields pages done and in all."""
     connection = apsw.Connection(target)
     try:
         with connection.backup("main", cast(apsw.Connection, source), "main") as copying:
             while not copying.done:
                 copying.step(1000)
                 yield copying.page_count - copying.remaining, copying.page_count
-        cast(Connection, connection).execute("pragma journal_mode=delete")
+        typed = cast(Connection, connection)
+        typed.execute("pragma journal_mode=delete").fetchall()
+        finish(typed)
     finally:
         connection.close()

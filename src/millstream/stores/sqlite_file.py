@@ -478,8 +478,8 @@ class SqliteFile:
 
     # Copying
 
-    def copy(self, destination: str, progress: Callable[[int, int], None]) -> None:
-        """Copy the file as of this moment to a new one, on the caller's thread; writers go on meanwhile."""
+    def copy(self, destination: str, progress: Callable[[int, int], None], finish: Callable[[Connection], None]) -> None:
+        """Copy the file as of this moment to a new one and `finish` that, on the caller's thread; writers go on meanwhile."""
         if os.path.exists(destination):
             raise StoreError(f"{destination}: exists already, and a backup overwrites nothing. Name a new file.")
         partial = f"{destination}.partial"
@@ -490,9 +490,14 @@ class SqliteFile:
             source.execute("begin")
             source.execute("select count(*) from sqlite_schema").fetchone()
             with sqlite_errors(partial):
-                for done, pages in copy(source, partial):
+                for done, pages in copy(source, partial, finish):
                     progress(done, pages)
         os.rename(partial, destination)
+        folder = os.open(os.path.dirname(os.path.abspath(destination)), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     # Changes
 

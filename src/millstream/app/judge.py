@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from millstream.app.work import Job, Work
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import ContractError, HandlerResultError, MillstreamError, TooLargeError
+from millstream.contracts.errors import ContractError, DecodeError, HandlerResultError, MillstreamError, TooLargeError
 from millstream.contracts.ids import LAST_MILLIS, derived_id
-from millstream.contracts.message import publisher_of
+from millstream.contracts.message import codec_for, publisher_of
 from millstream.core.broker import Broker
 from millstream.core.clock import Clock
-from millstream.core.handler import messages_of, verdicts_of
+from millstream.core.handler import Handler, messages_of, verdicts_of
 from millstream.core.retry import Again, Park
 from millstream.core.store import Mark, Page, Parked, ParkState
 
@@ -29,6 +29,7 @@ class Judge:
     def __init__(
         self,
         group: str,
+        handlers: Sequence[Handler],
         *,
         source: str,
         broker: Broker,
@@ -37,6 +38,7 @@ class Judge:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._group = group
+        self._decoders = {contract.name: codec_for(contract).decode for handler in handlers for contract in handler.contracts}
         self._source = source
         self._broker = broker
         self._largest = broker.features.largest
@@ -46,14 +48,27 @@ class Judge:
         self.marked = False
         """Whether the inbox could know any delivery of this group."""
 
-    def waits_behind(self, work: Work) -> bool:
-        """Park what must not overtake, and what cannot be handled at all; tell whether it was parked."""
-        if work.sequence in work.owned.blocked and work.parked is None:
+    def admits(self, work: Work) -> bool:
+        """Decode what can be handled now; park what must not overtake, and what can never be handled."""
+        blocked = work.owned.blocked
+        if blocked and work.sequence in blocked and work.parked is None:
             work.kind = "queued"
             work.park = self._parked(work, "queued", "waits behind another of its key")
-        elif work.doom is not None:
-            self.bury(work, *work.doom)
-        else:
+            return False
+        # Only now, so that few typed messages are alive at a time.
+        if work.doom is None and (work.message is not None or self.decode(work)):
+            return True
+        assert work.doom is not None
+        self.bury(work, *work.doom)
+        return False
+
+    def decode(self, work: Work) -> bool:
+        """Give it its typed message; tell whether its bytes are one."""
+        assert work.envelope is not None
+        try:
+            work.message = self._decoders[work.envelope.type](work.envelope.data)
+        except DecodeError as error:
+            work.doom = (f"cannot be decoded: {error}", "DecodeError")
             return False
         return True
 

@@ -135,10 +135,10 @@ class Lanes:
         """Whether it is not to be run, because it is dropped or has to be parked."""
         if work.owned.gone:
             return True
-        if self._judge.waits_behind(work):
-            self._clerk.finished(work)
-            return True
-        return False
+        if self._judge.admits(work):
+            return False
+        self._clerk.finished(work)
+        return True
 
     async def _serve(self, lane: Lane, handler: Handler, first: Work) -> None:
         """The hot path: an `async def` handler, delivery after delivery of a chain."""

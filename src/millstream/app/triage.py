@@ -1,7 +1,8 @@
 """Triage: what a delivery is, before anybody handles it."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -23,7 +24,6 @@ class Triage:
         self._judge = judge
         self._broker = broker
         self._handlers = {contract.name: handler for handler in handlers for contract in handler.contracts}
-        self._decoders = {contract.name: codec_for(contract).decode for handler in handlers for contract in handler.contracts}
         self._bare = {topic: handler for handler in handlers if handler.wire == "json" for topic in handler.topics}
 
     def again(self, parked: Parked, owned: Owned) -> Work:
@@ -34,13 +34,13 @@ class Triage:
             with contextlib.suppress(MillstreamError):
                 envelope = self._understand(parked.message)
         handler = self._handlers.get(envelope.type) if envelope else None
-        work = Work(delivery, envelope, owned, handler, None, parked.sequence)
+        work = Work(delivery, envelope, owned, handler, parked.sequence)
         work.parked = parked
         work.attempt = parked.attempts + 1
         if envelope is None or handler is None:
             self._judge.bury(work, "no handler understands it", parked.error.partition(":")[0] or "MissingHandler")
-        else:
-            self._decode(work, handler, envelope)
+        elif handler.options.where is not None:
+            self._filter(work, handler.options.where)
         return work
 
     def work_of(self, delivery: Delivery, owned: Owned, known: set[Mark]) -> Work:
@@ -49,11 +49,11 @@ class Triage:
             return self._triage_message(delivery, owned)
         handler = self._handlers.get(envelope.type)
         if handler is None:
-            work = Work(delivery, envelope, owned, None, None, "")
+            work = Work(delivery, envelope, owned, None, "")
             work.kind = "skipped"
             return work
         sequence = envelope.key if envelope.key is not None and handler.options.ordered else f"\x00{delivery.position}"
-        work = Work(delivery, envelope, owned, handler, None, sequence)
+        work = Work(delivery, envelope, owned, handler, sequence)
         if known and Mark(envelope.source, envelope.id) in known:
             work.kind = "duplicate"
             return work
@@ -64,27 +64,29 @@ class Triage:
                 return work
             owned.pending.add(mark)
             work.mark = mark
-        self._decode(work, handler, envelope)
+        if handler.options.where is not None:
+            self._filter(work, handler.options.where)
         return work
 
     def problem(self, envelope: Envelope) -> str | None:
         """What keeps this from being handled, if anything does."""
-        decode = self._decoders.get(envelope.type)
-        if decode is None:
+        handler = self._handlers.get(envelope.type)
+        if handler is None:
             return f"no handler of this group takes {envelope.type}"
+        contract = next(contract for contract in handler.contracts if contract.name == envelope.type)
         try:
-            decode(envelope.data)
+            codec_for(contract).decode(envelope.data)
         except DecodeError as error:
             return str(error)
         return None
 
-    def _decode(self, work: Work, handler: Handler, envelope: Envelope) -> None:
+    def _filter(self, work: Work, where: Callable[[Any], bool]) -> None:
+        """Skip what the subscription does not want."""
+        if not self._judge.decode(work):
+            return
         try:
-            work.message = self._decoders[envelope.type](envelope.data)
-            if handler.options.where is not None and not handler.options.where(work.message):
+            if not where(work.message):
                 work.kind = "skipped"
-        except DecodeError as error:
-            work.doom = (f"cannot be decoded: {error}", "DecodeError")
         except Exception as error:  # the user's filter
             work.doom = (f"where= failed: {error!r}", type(error).__name__)
 
@@ -94,7 +96,7 @@ class Triage:
         try:
             envelope = self._understand(message)
         except MillstreamError as error:
-            work = Work(delivery, None, owned, None, None, f"\x00{delivery.position}")
+            work = Work(delivery, None, owned, None, f"\x00{delivery.position}")
             self._judge.bury(work, str(error), type(error).__name__)
             return work
         return self.work_of(Delivery(delivery.partition, delivery.position, envelope, message), owned, set())

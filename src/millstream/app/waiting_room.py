@@ -160,6 +160,6 @@ class WaitingRoom:
         if request.kind == "discard":
             owned.unblock(parked.sequence)
             delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
-            work = Work(delivery, parked.envelope, owned, None, None, parked.sequence)
+            work = Work(delivery, parked.envelope, owned, None, parked.sequence)
             work.kind, work.error = "discarded", request.reason
             self._observers.settled(WorkOutcomes(self._group, [work], 0.0))

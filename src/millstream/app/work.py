@@ -57,6 +57,12 @@ class Owned:
         """What lies before may have killed the last owner, and runs alone."""
         self.suspects: dict[int, int] = {}
 
+    def drop(self) -> None:
+        """Another owns it now."""
+        self.gone = True
+        self.in_flight.clear()
+        self.chains.clear()
+
     def block(self, sequence: str) -> None:
         """Note one more parked delivery of a sequence."""
         self.blocked[sequence] = self.blocked.get(sequence, 0) + 1
@@ -70,15 +76,17 @@ class Owned:
             self.blocked.pop(sequence, None)
 
 
-class Work(msgspec.Struct, eq=False):
+# gc=False: thousands are in flight, and the one cycle they are part of (`Owned.in_flight`) is undone by hand.
+class Work(msgspec.Struct, eq=False, gc=False):
     """What a worker knows of one delivery, from its arrival to its commit."""
 
     delivery: Delivery
     envelope: Envelope | None
     owned: Owned
     handler: Handler | None
-    message: Any
     sequence: str
+    message: Any = None
+    """As its handler takes it; only while it is in its hands."""
     behind: "Work | None" = None
     """What is to be handled next of its sequence."""
     attempt: int = 1

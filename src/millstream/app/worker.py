@@ -64,7 +64,7 @@ class GroupWorker:
         self._remembers = any(handler.delivery == "effectively_once" for handler in handlers)
         self._most_parked = min(handler.options.most_parked for handler in handlers)
         self._shortest_timeout = min(handler.options.timeout for handler in handlers)
-        self._judge = Judge(group, source=source, broker=broker, clock=clock, waits=self._look_in, chance=chance)
+        self._judge = Judge(group, handlers, source=source, broker=broker, clock=clock, waits=self._look_in, chance=chance)
         self._triage = Triage(handlers, self._judge, broker.name)
         self._transactions = Transactions(store, self, self._judge, clock)
         self._lanes = Lanes(group, handlers, self, self._judge, self._transactions, clock)
@@ -210,7 +210,7 @@ class GroupWorker:
         for partition in tuple(partitions):
             owned = self.owned.pop(partition, None)
             if owned is not None:
-                owned.gone = True
+                owned.drop()
         self._finished = [work for work in self._finished if not work.owned.gone]
         self._unfinished = sum(
             sum(work.kind is None for work in owned.in_flight) + len(owned.retrying) for owned in self.owned.values()
@@ -349,6 +349,7 @@ class GroupWorker:
 
     def finished(self, work: Work) -> None:
         """It can be committed."""
+        work.message = None
         if work.owned.gone:
             return
         self._unfinished -= 1

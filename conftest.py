@@ -19,13 +19,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 FILE = re.compile(r"# ([a-z0-9_/]+\.py)\n")
 PATIENCE = 30.0
+#: What starts processes, kills or watches them.
+SLOW = ("tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md")
 _run_python = PythonEvaluator()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what takes seconds, so that `make unit` can leave it out."""
+    for item in items:
+        if item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
+            item.add_marker("slow")
 
 
 class Shell:
@@ -54,7 +64,7 @@ class Shell:
     def _say(self, command: str) -> tuple[str, int]:
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        self._bash.stdin.write(f"{command}\n_status=$?; echo; echo \"<end> $_status\"\n".encode())
+        self._bash.stdin.write(f'{command}\n_status=$?; echo; echo "<end> $_status"\n'.encode())
         self._bash.stdin.flush()
         said = b""
         deadline = time.monotonic() + PATIENCE

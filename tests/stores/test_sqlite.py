@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import FencedError, NotStartedError, StoreBusyError, StoreMismatchError
+from millstream.contracts.errors import (
+    FencedError,
+    NotStartedError,
+    StatementError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreMismatchError,
+)
 from millstream.core.broker import Message, Partition
 from millstream.core.store import Mark, Page, Parked
 from millstream.stores.sqlite import SqliteStore
@@ -164,6 +172,53 @@ async def test_a_savepoint_taken_back_leaves_the_rest(store: SqliteStore) -> Non
     assert await store.read("select n from t") == [(1,), (3,)]
     with pytest.raises(NotStartedError, match="has ended"):
         transaction.execute("insert into t values(4)")
+
+
+async def test_a_mistake_in_a_statement_is_the_callers_and_undoes_nothing_else(store: SqliteStore) -> None:
+    """Wrong SQL and broken constraints raise by name, and what was written before and after them is kept."""
+    await store.script("create table t(n integer primary key)")
+
+    async with store.transaction() as transaction:
+        transaction.execute("insert into t values(1)")
+        for wrong in ("insert into t values(1)", "insert into nowhere values(1)", "not even SQL"):
+            with pytest.raises(StatementError, match="refused a statement"):
+                transaction.execute(wrong)
+        with pytest.raises(StatementError):
+            transaction.executemany("insert into t values(?)", [(1,), (2,)])
+        transaction.execute("insert into t values(3)")
+
+    assert await store.read("select n from t") == [(1,), (3,)]
+    with pytest.raises(StatementError):
+        await store.read("select nothing from nowhere")
+    with pytest.raises(StatementError, match="schema of App"):
+        await store.script("create tabel t(n)")
+
+
+@pytest.mark.parametrize("sql", ["commit", " rollback", "insert into t values(1); -- x\n COMMIT", "/* x */ savepoint s", "attach 'x' as y"])
+async def test_a_handler_cannot_end_the_transaction_itself(store: SqliteStore, sql: str) -> None:
+    """What would part its writes from their events is refused before it runs."""
+    await store.script("create table t(n integer primary key)")
+
+    with pytest.raises(StatementError, match="the transaction is Millstream's"):
+        async with store.transaction() as transaction:
+            transaction.execute("insert into t values(7)")
+            transaction.execute(sql)
+
+    assert await store.read("select n from t") == []
+
+
+async def test_a_full_disk_inside_a_transaction_keeps_nothing_of_it(store: SqliteStore) -> None:
+    """The statement raises the store's error, and a commit in spite of it is refused."""
+    await store.script("create table t(body blob)")
+    await store.file.write(lambda c: c.execute("pragma max_page_count=80").fetchall() and None)
+
+    with pytest.raises(StoreError):
+        async with store.transaction() as transaction:
+            transaction.execute("insert into t values('kept?')")
+            with pytest.raises(StoreFullError):
+                transaction.execute("insert into t values(zeroblob(1000000))")
+
+    assert await store.read("select * from t") == []
 
 
 async def test_a_transaction_that_fails_leaves_nothing(store: SqliteStore) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from millstream.brokers.sqlite import SqliteBroker
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     MillstreamError,
+    StatementError,
     StoreBusyError,
     StoreDamagedError,
     StoreError,
@@ -165,18 +165,18 @@ async def test_a_process_stopped_inside_its_commit_blocks_nobody_for_ever(tmp_pa
     """Publishers get a clear error in bounded time, and go on once the lock is free."""
     monkeypatch.setattr(sqlite_file, "BUSY", 0.2)
     broker = await ready(tmp_path / "b.db")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path / "b.db")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path / "b.db"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    assert holder.stdin is not None and holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"held\n"
 
     started = asyncio.get_running_loop().time()
     results = await broker.publish([envelope(1)])
     waited = asyncio.get_running_loop().time() - started
-    holder.stdin.write("\n")
-    holder.stdin.flush()
-    assert holder.stdout.readline() == "released\n"
+    holder.stdin.write(b"\n")
+    assert await holder.stdout.readline() == b"released\n"
     again = await broker.publish([envelope(1)])
 
     assert isinstance(results[0], StoreBusyError)
@@ -184,11 +184,11 @@ async def test_a_process_stopped_inside_its_commit_blocks_nobody_for_ever(tmp_pa
     assert waited < 5
     assert list(again) == [None]
     assert await stored(broker) == ["e-1"]
-    holder.communicate()
+    await holder.communicate()
     await broker.__aexit__(None, None, None)
 
 
-@pytest.mark.parametrize("move", [lambda path: path.rename(path.with_name("elsewhere.db")), lambda path: path.unlink()], ids=["moved", "removed"])
+@pytest.mark.parametrize("move", [lambda path: path.rename(path.with_name("x.db")), lambda path: path.unlink()], ids=["moved", "removed"])
 async def test_a_file_that_is_gone_from_its_place_is_not_written_to(tmp_path: Path, move: Callable[[Path], Any]) -> None:
     """What nobody would ever find again is not acknowledged."""
     broker = await ready(tmp_path / "b.db")
@@ -214,7 +214,7 @@ async def test_a_forked_child_is_refused(tmp_path: Path) -> None:
             except MillstreamError as error:
                 refused += "before a fork" in str(error)
         os._exit(refused)
-    _, status = os.waitpid(child, 0)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
 
     assert os.waitstatus_to_exitcode(status) == 2
     await broker.publish([envelope(1)])
@@ -291,5 +291,5 @@ async def test_writes_that_share_a_transaction_share_no_failure(tmp_path: Path) 
         await borrowed.end(commit=True)
         results = await asyncio.gather(*futures, return_exceptions=True)
 
-        assert [type(result) for result in results] == [type(None), ZeroDivisionError, StoreError, type(None)]
+        assert [type(result) for result in results] == [type(None), ZeroDivisionError, StatementError, type(None)]
         assert file.query("select x from t") == [(1,)]

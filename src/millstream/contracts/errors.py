@@ -88,6 +88,10 @@ class StoreError(MillstreamError):
     """The store refused or failed."""
 
 
+class StatementError(MillstreamError):
+    """The service's own SQL was refused: a mistake in it, or a constraint of the service's tables. The store is well."""
+
+
 class StoreBusyError(StoreError):
     """The store is locked by another writer; the same call may succeed later."""
 

@@ -7,18 +7,17 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-import apsw
-
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import FencedError, NotStartedError, StoreError
+from millstream.contracts.errors import FencedError, StatementError
 from millstream.core.broker import Partition
 from millstream.core.store import Assignment, Mark, Page, Parked, Request, RequestKind
-from millstream.stores.sqlite_connection import Connection, Cursor
-from millstream.stores.sqlite_file import MEMBERS, NOTHING, Borrowed, SqliteFile
+from millstream.stores.sqlite_connection import Connection
+from millstream.stores.sqlite_file import MEMBERS, NOTHING, SqliteFile
 from millstream.stores.sqlite_inbox import SqliteInbox
 from millstream.stores.sqlite_outbox import SqliteOutbox, renumber
 from millstream.stores.sqlite_parked import SqliteParked
 from millstream.stores.sqlite_process import boot_id, is_alive
+from millstream.stores.sqlite_transaction import SqliteTransaction
 
 SCHEMA = """
 create table if not exists store_meta(key text primary key, value text not null) without rowid;
@@ -100,10 +99,8 @@ class SqliteStore:
         """Run the service's own schema; it has to be repeatable (`create table if not exists`)."""
         try:
             await self.file.write(lambda connection: connection.execute(sql) and None)
-        except StoreError as error:
-            if isinstance(error.__cause__, apsw.SQLError):
-                raise StoreError(f"the schema of App(schema=...) failed: {error.__cause__}. Correct it.") from error
-            raise
+        except StatementError as error:
+            raise StatementError(f"the schema of App(schema=...) failed: {error.__cause__}; it has to be repeatable SQL.") from error
 
     # Who may work
 
@@ -153,14 +150,14 @@ class SqliteStore:
     async def commit(self, page: Page) -> None:
         await self.file.write(lambda connection: self.apply(connection, page))
 
-    async def begin(self) -> "SqliteTransaction":
-        return SqliteTransaction(self, await self.file.borrow())
+    async def begin(self) -> SqliteTransaction:
+        return SqliteTransaction(self.file.path, await self.file.borrow(), self.apply)
 
-    def begin_now(self) -> "SqliteTransaction":
-        return SqliteTransaction(self, self.file.borrow_now())
+    def begin_now(self) -> SqliteTransaction:
+        return SqliteTransaction(self.file.path, self.file.borrow_now(), self.apply)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator["SqliteTransaction"]:
+    async def transaction(self) -> AsyncGenerator[SqliteTransaction]:
         transaction = await self.begin()
         try:
             yield transaction
@@ -322,42 +319,3 @@ class SqliteStore:
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         return self.file.on_change(lambda _: listener())
-
-
-class SqliteTransaction:
-    """The write transaction of a store's file, on the thread of whoever borrowed it."""
-
-    def __init__(self, store: SqliteStore, borrowed: Borrowed) -> None:
-        self._store = store
-        self._borrowed = borrowed
-        # One for all statements: making a cursor costs as much as a small insert.
-        self._cursor = borrowed.connection.cursor() if borrowed.connection is not None else None
-
-    @property
-    def _open(self) -> Cursor:
-        if self._cursor is None:
-            raise NotStartedError("this transaction has ended: use it only while its handler runs")
-        return self._cursor
-
-    def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._open.execute(sql, tuple(params)).fetchall()
-
-    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._open.executemany(sql, [tuple(row) for row in rows])
-
-    def savepoint(self) -> None:
-        self._open.execute("savepoint handler")
-
-    def release(self) -> None:
-        self._open.execute("release handler")
-
-    def rollback(self) -> None:
-        self._open.execute("rollback to handler")
-        self._open.execute("release handler")
-
-    def apply(self, page: Page) -> None:
-        self._store.apply(self._open.connection, page)
-
-    def end(self, *, commit: bool) -> Borrowed:
-        self._cursor = None
-        return self._borrowed.end(commit=commit)

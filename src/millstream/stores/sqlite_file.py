@@ -23,7 +23,9 @@ from typing import Any, Self, TypeVar
 import apsw
 
 from millstream.contracts.errors import (
+    MillstreamError,
     NotStartedError,
+    StatementError,
     StoreBusyError,
     StoreDamagedError,
     StoreError,
@@ -74,7 +76,7 @@ class sqlite_errors:  # noqa: N801 - it reads like the function that it stands f
             raise translated(error, self._path) from error
 
 
-def translated(error: apsw.Error, path: str) -> StoreError:
+def translated(error: apsw.Error, path: str) -> MillstreamError:
     """Say in our words what SQLite reports of a file, and what to do."""
     match error:
         case apsw.BusyError() | apsw.LockedError():
@@ -95,7 +97,7 @@ def translated(error: apsw.Error, path: str) -> StoreError:
         case apsw.IOError():
             return StoreError(f"{path}: the disk reported an error ({error}); what was being written is not acknowledged.")
         case _:
-            return StoreError(f"{path}: SQLite refused ({error}); nothing was written. Correct the statement.")
+            return StatementError(f"{path}: SQLite refused a statement: {error}. It changed nothing; correct it.")
 
 
 @dataclass(slots=True)
@@ -407,7 +409,7 @@ class SqliteFile:
             if not isinstance(error, (StoreBusyError, StoreFullError, StoreReadOnlyError)) and isinstance(error, StoreError):
                 # After an I/O error the connection's idea of the file is not trusted again.
                 self._distrust()
-            if len(jobs) > 1 and (not isinstance(error, StoreError) or type(error.__cause__) is apsw.SQLError):
+            if len(jobs) > 1 and not isinstance(error, StoreError):
                 # One of them failed by itself; the others shall not suffer for it.
                 for job in jobs:
                     self._transact([job])
@@ -424,6 +426,8 @@ class SqliteFile:
                 for forget in self.on_foreign:
                     forget()
             results = [job.write(connection) for job in jobs]
+            if not connection.in_transaction:
+                raise StoreError(f"{self.path}: SQLite gave up the transaction after an error of the disk; nothing of it was kept.")
             connection.execute("commit")
         except BaseException:
             self._version = -1

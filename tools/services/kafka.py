@@ -194,7 +194,7 @@ def install() -> None:
     require_debian({"java": f"openjdk-{JAVA}-jre-headless", "mvn": "maven"})
     found = re.search(r'version "(\d+)', _run(_program(), "-version"))
     if found is None or int(found[1]) < JAVA:
-        raise ServiceError(f"Kafka needs Java {JAVA} or newer, and {_program()} is older. On Debian: apt-get install openjdk-17-jre-headless")
+        raise ServiceError(f"Kafka needs Java {JAVA} or newer, and {_program()} is older: apt-get install openjdk-17-jre-headless")
     if not any(LIBS.glob("kafka_*.jar")):
         LIBS.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place and then moved, so that an interrupted download leaves nothing that looks complete.

@@ -1,5 +1,7 @@
 """URLs to brokers and stores: the one place that chooses implementations."""
 
+from importlib.util import find_spec
+
 from millstream.contracts.errors import ConfigurationError
 from millstream.core.broker import Broker
 from millstream.core.clock import Clock
@@ -7,6 +9,7 @@ from millstream.core.store import Store
 
 EMBEDDED = "sqlite:///"
 MEMORY = "memory://"
+KAFKA = "kafka://"
 
 
 def connect_broker(url: str, clock: Clock) -> Broker:
@@ -15,6 +18,11 @@ def connect_broker(url: str, clock: Clock) -> Broker:
         from millstream.brokers.memory import MemoryBroker
 
         return MemoryBroker(micros=clock.micros, monotonic=clock.monotonic)
+    if url.startswith(KAFKA):
+        _require("confluent_kafka", "kafka", url)
+        from millstream.brokers.kafka import KafkaBroker
+
+        return KafkaBroker(url, monotonic=clock.monotonic)
     path = path_of(url, "broker")
     from millstream.brokers.sqlite import SqliteBroker
     from millstream.stores.sqlite_file import SqliteFile
@@ -55,6 +63,14 @@ def path_of(url: str, what: str = "store") -> str:
         scheme = url.partition(":")[0] or url
         raise ConfigurationError(
             f"{scheme!r} is no {what} that this installation knows: use sqlite:///name.db (relative), sqlite:////folder/name.db "
-            f"(absolute), or memory:// for tests"
+            f"(absolute), {'kafka://host:9092, ' if what == 'broker' else ''}or memory:// for tests"
         )
     return path
+
+
+def _require(package: str, extra: str, url: str) -> None:
+    """A broker's client is installed on demand."""
+    if find_spec(package) is None:
+        raise ConfigurationError(
+            f"{url.partition(':')[0]}:// needs a client that is not installed here ({package}): pip install 'millstream[{extra}]'"
+        )

@@ -1,0 +1,295 @@
+"""A Kafka cluster as its administrators see it: servers, topics, offsets and groups."""
+
+# confluent_kafka.admin documents these names, and exports them without saying so.
+# pyright: reportPrivateImportUsage=false
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, cast
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
+
+from millstream.brokers.kafka_errors import error_of, failure, is_passing
+from millstream.brokers.kafka_settings import KafkaSettings, Protocol
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
+from millstream.core.broker import Partition
+
+log = logging.getLogger("millstream.kafka")
+
+#: Seconds that a request of ours may take, with its repetitions.
+PATIENCE = 10.0
+PAUSE = 0.05
+#: Somebody works in the group.
+BUSY = (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION)
+#: Its futures carry no types.
+Admin = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A topic as it is."""
+
+    id: str
+    partitions: int
+    replication: int
+    """The copies of its least copied partition."""
+    config: Mapping[str, str]
+
+    def number(self, name: str) -> int:
+        """A setting that is a number."""
+        return int(self.config.get(name) or -1)
+
+
+class KafkaCluster:
+    """Asks the servers of a cluster, and repeats what can be repeated; errors are Millstream's own."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.name = settings.name
+        self.id = ""
+        self.servers = 0
+        self.protocol: Protocol = settings.protocol or "classic"
+        self._settings = settings
+        self._admin: Admin = None
+        self._last_error = ""
+
+    async def connect(self) -> None:
+        """Find the cluster; raises `BrokerUnavailableError` when nobody answers."""
+        settings: dict[str, Any] = {**self._settings.client, "client.id": "millstream", "error_cb": self._note_error}
+        try:
+            self._admin = AdminClient(settings, logger=log)
+        except KafkaException as error:
+            raise ConfigurationError(f"{self.name}: {error_of(error).str()}. Correct the URL's options.") from error
+        try:
+            found = await self._one("finding the cluster", lambda admin: admin.describe_cluster(request_timeout=PATIENCE))
+        except BrokerUnavailableError as error:
+            raise BrokerUnavailableError(f"{error} {self._last_error}".strip()) from error
+        self.id, self.servers = found.cluster_id, len(found.nodes)
+        if self._settings.protocol is None:
+            self.protocol = await self._best_protocol(str(found.nodes[0].id_string))
+
+    def close(self) -> None:
+        """Forget the connection."""
+        self._admin = None
+
+    def _note_error(self, error: KafkaError) -> None:
+        self._last_error = f"The last error was: {error.str()}"
+        log.debug("%s: %s", self.name, error)
+
+    async def _best_protocol(self, server: str) -> Protocol:
+        """Groups that the server shares out (KIP-848), where it says that it can."""
+        try:
+            config = await self._configs(ResourceType.BROKER, [server])
+        except (BrokerError, ConfigurationError) as error:
+            log.info("%s does not tell its settings (%s): groups share partitions in the classic way", self.name, error)
+            return "classic"
+        return "consumer" if "consumer" in config[server].get("group.coordinator.rebalance.protocols", "") else "classic"
+
+    # Topics
+
+    async def topic_names(self) -> list[str]:
+        """All topics but Kafka's own."""
+        admin = self._client()
+        try:
+            metadata = await asyncio.to_thread(admin.list_topics, timeout=PATIENCE)
+        except KafkaException as error:
+            raise failure(error, f"{self.name}: listing topics") from error
+        internal = ("__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata")
+        return sorted(name for name in cast("dict[str, Any]", metadata.topics) if name not in internal)
+
+    async def describe(self, names: Sequence[str]) -> dict[str, Described]:
+        """These topics as they are; those that do not exist are left out."""
+        if not names:
+            return {}
+        answers = await self._ask(
+            "describing topics",
+            lambda admin: admin.describe_topics(TopicCollection(list(names)), request_timeout=PATIENCE),
+            leave=(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION),
+        )
+        found = {name: topic for name, topic in answers.items() if not isinstance(topic, KafkaException)}
+        configs = await self._configs(ResourceType.TOPIC, list(found)) if found else {}
+        return {
+            name: Described(
+                str(topic.topic_id), len(topic.partitions), min((len(p.replicas) for p in topic.partitions), default=0), configs[name]
+            )
+            for name, topic in found.items()
+        }
+
+    async def make_topic(self, name: str, partitions: int, replication: int, config: Mapping[str, str]) -> bool:
+        """Create a topic; False if it is there already. Raises `ConfigurationError` where Kafka refuses its name or settings."""
+        new = NewTopic(name, partitions, replication, config=dict(config))
+        refusals = (
+            KafkaError.TOPIC_ALREADY_EXISTS, KafkaError.TOPIC_EXCEPTION, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_CONFIG,
+            KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.POLICY_VIOLATION,
+        )  # fmt: skip
+        try:
+            answers = await self._ask(
+                f"creating topic {name!r}", lambda admin: admin.create_topics([new], request_timeout=PATIENCE), leave=refusals
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"topic {name!r} cannot be created on {self.name}: {error}. Choose another name.") from error
+        refused = answers[name]
+        if not isinstance(refused, KafkaException):
+            return True
+        if error_of(refused).code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        raise ConfigurationError(
+            f"topic {name!r} cannot be created on {self.name}: {error_of(refused).str()}. Choose another name, or correct its settings."
+        )
+
+    async def configure_topic(self, name: str, config: Mapping[str, str]) -> None:
+        """Change settings of a topic, and leave the others."""
+        entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        await self._ask(
+            f"changing topic {name!r}", lambda admin: admin.incremental_alter_configs([resource], request_timeout=PATIENCE)
+        )
+
+    async def _configs(self, kind: ResourceType, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        resources = [ConfigResource(kind, name) for name in names]
+        answers = await self._ask("reading settings", lambda admin: admin.describe_configs(resources, request_timeout=PATIENCE))
+        return {
+            resource.name: {name: str(entry.value) for name, entry in entries.items() if entry.value is not None}
+            for resource, entries in answers.items()
+        }
+
+    # Offsets
+
+    async def partitions(self, topics: Sequence[str]) -> list[Partition]:
+        """All partitions of these topics; those of a topic that does not exist are none."""
+        found = await self._ask(
+            "describing topics",
+            lambda admin: admin.describe_topics(TopicCollection(list(topics)), request_timeout=PATIENCE),
+            leave=(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION),
+        )
+        known = [(name, topic) for name, topic in found.items() if not isinstance(topic, KafkaException)]
+        return sorted(Partition(name, info.id) for name, topic in known for info in topic.partitions)
+
+    async def firsts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The first position that is still there."""
+        return await self._offsets(partitions, cast("OffsetSpec", OffsetSpec.earliest()))
+
+    async def heads(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The position that the next event will get."""
+        return await self._offsets(partitions, cast("OffsetSpec", OffsetSpec.latest()))
+
+    async def offset_at(self, partition: Partition, millis: int) -> int | None:
+        """The first position stored at that time or later; None when nothing is."""
+        found = await self._offsets([partition], OffsetSpec.for_timestamp(millis))
+        return None if found[partition] < 0 else found[partition]
+
+    async def _offsets(self, partitions: Iterable[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+        wanted = {TopicPartition(p.topic, p.number): spec for p in partitions}
+        if not wanted:
+            return {}
+        answers = await self._ask("asking for offsets", lambda admin: admin.list_offsets(wanted, request_timeout=PATIENCE))
+        return {Partition(where.topic, where.partition): answer.offset for where, answer in answers.items()}
+
+    # Groups
+
+    async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int | None]:
+        """Where a group stands; None where it never was."""
+        wanted = [TopicPartition(p.topic, p.number) for p in partitions]
+        if not wanted:
+            return {}
+        request = ConsumerGroupTopicPartitions(group, wanted)
+        answers = await self._ask(
+            f"asking where group {group!r} stands",
+            lambda admin: admin.list_consumer_group_offsets([request], request_timeout=PATIENCE),
+            leave=(KafkaError.GROUP_ID_NOT_FOUND,),
+        )
+        if isinstance(answers[group], KafkaException):
+            return {Partition(w.topic, w.partition): None for w in wanted}
+        return {
+            Partition(found.topic, found.partition): found.offset if found.offset >= 0 else None
+            for found in answers[group].topic_partitions
+        }
+
+    async def commit(self, group: str, offsets: Mapping[Partition, int]) -> bool:
+        """Move a group; False while somebody works in it."""
+        if not offsets:
+            return True
+        request = ConsumerGroupTopicPartitions(group, [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()])
+        answers = await self._ask(
+            f"moving group {group!r}",
+            lambda admin: admin.alter_consumer_group_offsets([request], request_timeout=PATIENCE),
+            leave=BUSY,
+        )
+        if isinstance(answers[group], KafkaException):
+            return False
+        refused = [found.error for found in answers[group].topic_partitions if found.error is not None]
+        if refused:
+            raise failure(refused[0], f"{self.name}: moving group {group!r}")
+        return True
+
+    async def owners(self, group: str) -> dict[Partition, str]:
+        """Which member has which partition now."""
+        answers = await self._ask(
+            f"describing group {group!r}",
+            lambda admin: admin.describe_consumer_groups([group], request_timeout=PATIENCE),
+            leave=(KafkaError.GROUP_ID_NOT_FOUND,),
+        )
+        if isinstance(answers[group], KafkaException):
+            return {}
+        return {
+            Partition(where.topic, where.partition): member.client_id
+            for member in answers[group].members
+            if member.assignment is not None
+            for where in member.assignment.topic_partitions
+        }
+
+    async def forget(self, group: str) -> None:
+        """Remove a group's offsets; raises `BrokerError` while somebody works in it."""
+        answers = await self._ask(
+            f"removing group {group!r}",
+            lambda admin: admin.delete_consumer_groups([group], request_timeout=PATIENCE),
+            leave=(KafkaError.GROUP_ID_NOT_FOUND, KafkaError.NON_EMPTY_GROUP),
+        )
+        refused = answers[group]
+        if isinstance(refused, KafkaException) and error_of(refused).code() == KafkaError.NON_EMPTY_GROUP:
+            raise BrokerError(f"group {group!r} is running on {self.name}: stop its workers, then forget it.")
+
+    # Asking
+
+    def _client(self) -> Admin:
+        if self._admin is None:
+            raise BrokerError(f"{self.name} is not open: use it inside `async with`.")
+        return self._admin
+
+    async def _one(self, what: str, start: Callable[[Admin], Any]) -> Any:
+        return (await self._ask(what, lambda admin: {0: start(admin)}))[0]
+
+    async def _ask(self, what: str, start: Callable[[Admin], Mapping[Any, Future[Any]]], leave: Sequence[int] = ()) -> dict[Any, Any]:
+        """The answer to each part of a request. Errors that `leave` names are answers, those that may pass are waited for."""
+        admin = self._client()
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            futures = start(admin)
+            answers = await asyncio.gather(*map(asyncio.wrap_future, futures.values()), return_exceptions=True)
+            # Its log lines wait in there until somebody asks for them.
+            admin.poll(0)
+            refused = [answer for answer in answers if isinstance(answer, BaseException) and not _is_left(answer, leave)]
+            if not refused:
+                return dict(zip(futures, answers, strict=True))
+            error = refused[0]
+            if not isinstance(error, KafkaException):
+                raise error
+            if not is_passing(error_of(error)) or time.monotonic() > deadline:
+                raise failure(error, f"{self.name}: {what}") from error
+            await asyncio.sleep(PAUSE)
+
+
+def _is_left(answer: BaseException, leave: Sequence[int]) -> bool:
+    return isinstance(answer, KafkaException) and error_of(answer).code() in leave

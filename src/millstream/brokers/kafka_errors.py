@@ -1,0 +1,56 @@
+"""Errors of Kafka and librdkafka in Millstream's words."""
+
+from confluent_kafka import KafkaError, KafkaException
+
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, TooLargeError
+
+E = KafkaError
+#: The same call may succeed later.
+PASSING = frozenset(
+    (
+        E._TRANSPORT, E._ALL_BROKERS_DOWN, E._RESOLVE, E._TIMED_OUT, E._MSG_TIMED_OUT, E._TIMED_OUT_QUEUE, E._WAIT_COORD, E._WAIT_CACHE,
+        E._PURGE_QUEUE, E._PURGE_INFLIGHT, E._DESTROY, E.BROKER_NOT_AVAILABLE, E.COORDINATOR_LOAD_IN_PROGRESS, E.COORDINATOR_NOT_AVAILABLE,
+        E.CONCURRENT_TRANSACTIONS, E.KAFKA_STORAGE_ERROR, E.LEADER_NOT_AVAILABLE, E.NETWORK_EXCEPTION, E.NOT_CONTROLLER, E.NOT_COORDINATOR,
+        E.NOT_ENOUGH_REPLICAS, E.NOT_ENOUGH_REPLICAS_AFTER_APPEND, E.NOT_LEADER_FOR_PARTITION, E.OFFSET_NOT_AVAILABLE, E.REQUEST_TIMED_OUT,
+        E.THROTTLING_QUOTA_EXCEEDED, E.UNKNOWN_LEADER_EPOCH, E.FENCED_LEADER_EPOCH, E.UNSTABLE_OFFSET_COMMIT,
+    )
+)  # fmt: skip
+#: Somebody has to change who may do what, or what this client says of itself.
+FORBIDDEN = frozenset(
+    (
+        E._AUTHENTICATION, E._SSL, E.SASL_AUTHENTICATION_FAILED, E.TOPIC_AUTHORIZATION_FAILED, E.GROUP_AUTHORIZATION_FAILED,
+        E.CLUSTER_AUTHORIZATION_FAILED, E.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, E.UNSUPPORTED_SASL_MECHANISM, E.POLICY_VIOLATION,
+    )
+)  # fmt: skip
+#: Another member, or another producer of the same name, has taken over.
+FENCED = frozenset(
+    (
+        E._FENCED, E.PRODUCER_FENCED, E.INVALID_PRODUCER_EPOCH, E.FENCED_INSTANCE_ID, E.FENCED_MEMBER_EPOCH, E.ILLEGAL_GENERATION,
+        E.UNKNOWN_MEMBER_ID, E.INVALID_PRODUCER_ID_MAPPING,
+    )
+)  # fmt: skip
+
+
+def error_of(exception: KafkaException) -> KafkaError:
+    """The error that an exception carries."""
+    found = exception.args[0] if exception.args else None
+    return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(exception))
+
+
+def is_passing(error: KafkaError) -> bool:
+    """Whether the same call may succeed later."""
+    return error.code() in PASSING or error.retriable()
+
+
+def failure(error: KafkaError | KafkaException, what: str) -> MillstreamError:
+    """What to raise, or to answer, when Kafka refuses; `what` says what was tried."""
+    if isinstance(error, KafkaException):
+        error = error_of(error)
+    told = f"{what}: {error.str()} ({error.name()})."
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return TooLargeError(f"{told} Publish a reference to large data.")
+    if error.code() in FORBIDDEN:
+        return ConfigurationError(f"{told} Check user, password, certificates, and what the cluster allows this user.")
+    if is_passing(error):
+        return BrokerUnavailableError(f"{told} Check that the cluster runs; the same call may succeed later.")
+    return BrokerError(told)

@@ -1,0 +1,152 @@
+"""Reading a cluster's topics without a group: history, the oldest event that waits, and Millstream's own registers."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as Record
+
+from millstream.brokers.kafka_errors import failure
+from millstream.brokers.kafka_settings import KafkaSettings
+from millstream.contracts.errors import BrokerUnavailableError
+from millstream.core.broker import Partition
+
+log = logging.getLogger("millstream.kafka")
+
+T = TypeVar("T")
+#: Seconds without any progress after which reading fails.
+PATIENCE = 10.0
+LOOK = 0.1
+
+
+class KafkaHistory:
+    """One consumer in no group, on a thread of its own, for one question at a time."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, "millstream-kafka-history")
+        self._consumer: Consumer | None = None
+
+    async def read(self, partition: Partition, position: int, most: int) -> list[Record]:
+        """So many records from a position on, up to the end that there is now; what is gone is skipped."""
+        records, _ = await self._run(lambda consumer: _read(consumer, partition, position, most), f"reading {partition.topic}")
+        return records
+
+    async def read_to_end(self, partition: Partition, position: int) -> tuple[list[Record], int]:
+        """All records from a position on, and the position behind them."""
+        return await self._run(lambda consumer: _read(consumer, partition, position, sys.maxsize), f"reading {partition.topic}")
+
+    async def next_of(self, positions: Mapping[Partition, int]) -> dict[Partition, Record]:
+        """The first record at or after each position, where there is one."""
+        if not positions:
+            return {}
+        return await self._run(lambda consumer: _next_of(consumer, positions), "reading the next events")
+
+    async def close(self) -> None:
+        """End the consumer and its thread."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        self._thread.shutdown()
+
+    def _end(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+
+    async def _run(self, question: Callable[[Consumer], T], what: str) -> T:
+        def ask() -> T:
+            if self._consumer is None:
+                self._consumer = Consumer(self._config(), logger=log)
+            try:
+                return question(self._consumer)
+            except KafkaException as error:
+                raise failure(error, f"{self._settings.name}: {what}") from error
+            finally:
+                self._consumer.unassign()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            **self._settings.client,
+            "client.id": "millstream-history",
+            # librdkafka insists on a group; nothing is ever committed to it.
+            "group.id": "millstream-history",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            # What there is comes at once, and the end is told soon after.
+            "fetch.wait.max.ms": 10,
+            "fetch.queue.backoff.ms": 10,
+            "queued.max.messages.kbytes": 8192,
+        }
+
+
+def _read(consumer: Consumer, partition: Partition, position: int, most: int) -> tuple[list[Record], int]:
+    where = TopicPartition(partition.topic, partition.number)
+    first, head = consumer.get_watermark_offsets(where, timeout=PATIENCE)
+    position = max(position, first)
+    found: list[Record] = []
+    if position >= head or most <= 0:
+        return found, position
+    consumer.assign([TopicPartition(partition.topic, partition.number, position)])
+    deadline = time.monotonic() + PATIENCE
+    while len(found) < most and position < head:
+        batch = _some(consumer, min(most - len(found), 1000))
+        for record in batch:
+            offset = record.offset() or 0
+            if _is_end(record):
+                return found, offset
+            if offset < head:
+                found.append(record)
+            position = offset + 1
+        if batch:
+            deadline = time.monotonic() + PATIENCE
+        _check(deadline, partition)
+    return found, position
+
+
+def _next_of(consumer: Consumer, positions: Mapping[Partition, int]) -> dict[Partition, Record]:
+    consumer.assign([TopicPartition(p.topic, p.number, position) for p, position in positions.items()])
+    found: dict[Partition, Record] = {}
+    missing = set(positions)
+    deadline = time.monotonic() + PATIENCE
+    while missing:
+        for record in _some(consumer, 100):
+            partition = Partition(record.topic() or "", record.partition() or 0)
+            if partition in missing:
+                missing.discard(partition)
+                if not _is_end(record):
+                    found[partition] = record
+        if missing:
+            _check(deadline, next(iter(missing)))
+    return found
+
+
+def _some(consumer: Consumer, most: int) -> list[Record]:
+    """What is there; waits a moment for the first only."""
+    first = consumer.poll(LOOK)
+    if first is None:
+        return []
+    return [first, *(consumer.consume(most - 1, 0) if most > 1 else ())]
+
+
+def _is_end(record: Record) -> bool:
+    error = record.error()
+    if error is None:
+        return False
+    # A position behind what retention has left, or beyond the end, has nothing to show.
+    if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        return True
+    raise KafkaException(error)
+
+
+def _check(deadline: float, partition: Partition) -> None:
+    if time.monotonic() > deadline:
+        raise BrokerUnavailableError(
+            f"reading {partition.topic}/{partition.number}: nothing came for {PATIENCE:g} s. Check that the cluster runs."
+        )

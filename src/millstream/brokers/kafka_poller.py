@@ -1,0 +1,384 @@
+"""The one thread that touches a consumer: polls, commits, and answers the group's rebalances."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as Record
+
+from millstream.brokers.kafka_errors import error_of
+from millstream.core.broker import Partition
+
+log = logging.getLogger("millstream.kafka")
+
+#: Records taken from the client at a time.
+CHUNK = 1000
+#: Records and bytes that may wait for whoever receives; then nothing more is fetched.
+MOST_RECORDS = 3 * CHUNK
+MOST_BYTES = 32 << 20
+#: Seconds that a poll waits: little while somebody may be waiting for a command to be executed.
+IDLE, BUSY = 0.05, 0.005
+#: How long after a command the next one may well come, in seconds.
+ACTIVE = 1.0
+#: A receiver that takes nothing for so many seconds has its partitions paused, and the group's business goes on.
+STALLED = 0.5
+#: Seconds between two commits, and that a request may take.
+COMMIT_EVERY = 0.02
+SECONDS = 10.0
+#: Seconds that a member gets to give up a partition that another one needs.
+GRACE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Records, with the generation that each partition had when they were polled."""
+
+    records: list[Record]
+    generations: Mapping[Partition, int]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gained:
+    """A partition of ours, and where it and the group stood at that moment."""
+
+    partition: Partition
+    first: int
+    head: int
+    committed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Partitions that another needs, until a deadline of the machine's monotonic clock."""
+
+    partitions: tuple[Partition, ...]
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Partitions that are no longer ours."""
+
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Nothing more will come."""
+
+    error: KafkaError
+
+
+News = Taken | tuple[Gained, ...] | Leaving | Gone | Failed
+
+
+class Poller:
+    """A consumer and its thread.
+
+    `tell` is called in the thread with everything that happens. All other methods may be
+    called from elsewhere; what they ask for is done in their order, soon.
+    """
+
+    def __init__(self, config: Mapping[str, Any], topics: Sequence[str], tell: Callable[[News], None]) -> None:
+        self._consumer = Consumer({**config, "on_commit": self._committed, "error_cb": self._note_error}, logger=log)
+        self._topics = list(topics)
+        self._tell = tell
+        self._commands: deque[Callable[[], None]] = deque()
+        self._active_until = 0.0
+        self._room = threading.Event()
+        self._told = 0
+        self._told_bytes = 0
+        self._received = 0
+        self._received_bytes = 0
+        self._stalled = False
+        self._generations: dict[Partition, int] = {}
+        """Of the partitions that were started; never changed, but replaced."""
+        self._paused: set[Partition] = set()
+        self._awakened: list[Partition] = []
+        """Started or resumed just now."""
+        self._assigned: set[Partition] = set()
+        self._leaving: set[Partition] = set()
+        self._offsets: dict[Partition, int] = {}
+        """To be committed."""
+        self._commit_at = 0.0
+        self._committing = False
+        self._closing = False
+        self._ended: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="millstream-kafka-consumer", daemon=True)
+
+    def begin(self) -> None:
+        """Join the group."""
+        self._thread.start()
+
+    # What others ask for
+
+    def start(self, partition: Partition, position: int, generation: int) -> None:
+        """Fetch from a position on; what comes from now on has this generation."""
+        self._ask(lambda: self._start(partition, position, generation))
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Fetch nothing of these."""
+        self._ask(lambda: self._pause(partitions))
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Fetch them again."""
+        self._ask(lambda: self._resume(partitions))
+
+    def release(self, partitions: Sequence[Partition]) -> None:
+        """Nothing more will be settled of these: the group may have them."""
+        self._ask(lambda: self._leaving.difference_update(partitions))
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Note how far the group has come, soon."""
+        self._commands.append(lambda: self._note(offsets))
+
+    def membership(self, partitions: Sequence[Partition]) -> "Future[Any]":
+        """What a transaction needs to prove that these are ours; None if they are not."""
+        answer: Future[Any] = Future()
+        self._ask(lambda: answer.set_result(self._consumer.consumer_group_metadata() if self._assigned.issuperset(partitions) else None))
+        return answer
+
+    def received(self, records: int, size: int) -> None:
+        """So much was taken over from what was told."""
+        self._received += records
+        self._received_bytes += size
+        self._room.set()
+
+    def close(self) -> "Future[None]":
+        """Commit, leave the group, and end."""
+        self._closing = True
+        self._room.set()
+        return self._ended
+
+    def _ask(self, command: Callable[[], None]) -> None:
+        self._active_until = time.monotonic() + ACTIVE
+        self._commands.append(command)
+        self._room.set()
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            self._consumer.subscribe(self._topics, on_assign=self._gained, on_revoke=self._revoked, on_lost=self._lost)
+            while not self._closing:
+                self._step()
+        except KafkaException as error:
+            self._tell(Failed(error_of(error)))
+        except Exception as error:
+            log.exception("a consumer failed")
+            self._tell(Failed(KafkaError(KafkaError._FAIL, repr(error))))
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        try:
+            self._closing = True
+            self._execute()
+            self._commit_now()
+            self._consumer.close()
+        except Exception:
+            log.exception("a consumer did not end well")
+        finally:
+            while self._commands:
+                with contextlib.suppress(Exception):
+                    self._commands.popleft()()
+            self._ended.set_result(None)
+
+    def _step(self) -> None:
+        self._execute()
+        self._commit_soon()
+        if self._is_full() and not self._stalled and not self._wait_for_room():
+            return
+        if self._stalled and not self._is_full(half=True):
+            self._stalled = False
+            self._resume_all()
+        records = self._consumer.consume(CHUNK, 0)
+        if not records:
+            first = self._consumer.poll(BUSY if time.monotonic() < self._active_until or self._offsets else IDLE)
+            if first is None:
+                return
+            records = [first, *self._consumer.consume(CHUNK - 1, 0)]
+        size = sum(map(len, records))
+        self._told += len(records)
+        self._told_bytes += size
+        self._tell(Taken(records, self._generations, size))
+
+    def _is_full(self, *, half: bool = False) -> bool:
+        waiting, size = self._told - self._received, self._told_bytes - self._received_bytes
+        return waiting * 2 >= MOST_RECORDS or size * 2 >= MOST_BYTES if half else waiting >= MOST_RECORDS or size >= MOST_BYTES
+
+    def _wait_for_room(self) -> bool:
+        """Wait until the receiver has taken something; when it takes nothing for long, pause, so that polling can go on."""
+        deadline = time.monotonic() + STALLED
+        while self._is_full() and not self._closing:
+            if time.monotonic() > deadline:
+                self._stalled = True
+                self._consumer.pause(_places(self._assigned))
+                return True
+            self._room.clear()
+            if self._is_full() and not self._commands:
+                self._room.wait(COMMIT_EVERY)
+            self._execute()
+            self._commit_soon()
+        return not self._closing
+
+    def _execute(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+        if self._awakened:
+            self._awaken()
+
+    def _awaken(self) -> None:
+        """Have the client look at what was started at once: it would by itself, but up to a second later."""
+        partitions, self._awakened = [p for p in self._awakened if p in self._assigned], []
+        # A question to each server that has some of them is what its connection wakes up for.
+        with contextlib.suppress(KafkaException):
+            self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=1)
+
+    def _start(self, partition: Partition, position: int, generation: int) -> None:
+        if partition not in self._assigned:
+            return
+        self._consumer.seek(TopicPartition(partition.topic, partition.number, position))
+        self._generations = {**self._generations, partition: generation}
+        self._offsets.pop(partition, None)
+        if partition not in self._paused and not self._stalled:
+            self._consumer.resume(_places([partition]))
+        self._awakened.append(partition)
+
+    def _pause(self, partitions: Sequence[Partition]) -> None:
+        mine = self._assigned.intersection(partitions)
+        self._paused |= mine
+        self._consumer.pause(_places(mine))
+
+    def _resume(self, partitions: Sequence[Partition]) -> None:
+        mine = self._assigned.intersection(partitions)
+        self._paused -= mine
+        if not self._stalled:
+            self._wake(mine)
+
+    def _resume_all(self) -> None:
+        self._wake(self._assigned - self._paused)
+
+    def _wake(self, partitions: set[Partition]) -> None:
+        started = partitions & self._generations.keys()
+        self._consumer.resume(_places(started))
+        self._awakened += started
+
+    # Commits
+
+    def _note(self, offsets: Mapping[Partition, int]) -> None:
+        for partition, offset in offsets.items():
+            if partition in self._assigned and offset > self._offsets.get(partition, -1):
+                self._offsets[partition] = offset
+
+    def _commit_soon(self) -> None:
+        now = time.monotonic()
+        if self._offsets and not self._committing and now >= self._commit_at:
+            offsets, self._offsets = self._offsets, {}
+            self._commit_at = now + COMMIT_EVERY
+            self._committing = True
+            try:
+                self._consumer.commit(offsets=_offsets(offsets), asynchronous=True)
+            except KafkaException as error:
+                self._committing = False
+                log.debug("a commit could not be sent: %s", error)
+
+    def _committed(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """In the thread: the server's answer. What it refused the next commit covers, and the position of record is the store's."""
+        self._committing = False
+        if error is not None:
+            log.debug("a commit was refused: %s", error)
+
+    def _commit_now(self) -> None:
+        offsets, self._offsets = self._offsets, {}
+        if offsets:
+            try:
+                self._consumer.commit(offsets=_offsets(offsets), asynchronous=False)
+            except KafkaException as error:
+                log.debug("a last commit was refused: %s", error)
+
+    # Rebalances, inside of a poll
+
+    def _gained(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        partitions = [Partition(place.topic, place.partition) for place in places]
+        gained: tuple[Gained, ...] = ()
+        try:
+            gained = self._look_up(partitions)
+        except KafkaException as error:
+            self._tell(Failed(error_of(error)))
+        known = {g.partition: g.first if g.committed is None else g.committed for g in gained}
+        consumer.incremental_assign([TopicPartition(p.topic, p.number, known.get(p, OFFSET_END)) for p in partitions])
+        # Nothing comes before somebody has said where to begin.
+        consumer.pause(_places(partitions))
+        self._assigned.update(partitions)
+        if gained:
+            self._tell(gained)
+
+    def _look_up(self, partitions: Sequence[Partition]) -> tuple[Gained, ...]:
+        if not partitions:
+            return ()
+        committed = self._consumer.committed(_places(partitions), timeout=SECONDS)
+        firsts = self._consumer.offsets_for_times(_places(partitions, OFFSET_BEGINNING), timeout=SECONDS)
+        heads = self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=SECONDS)
+        for answer in (*committed, *firsts, *heads):
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+        known = [{Partition(a.topic, a.partition): a.offset for a in answers} for answers in (firsts, heads, committed)]
+        return tuple(
+            Gained(p, known[0][p], known[1][p], known[2][p] if known[2][p] >= 0 else None) for p in partitions
+        )
+
+    def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        """Wait until they are released, and hold the group up no longer than the deadline."""
+        partitions = tuple(Partition(place.topic, place.partition) for place in places)
+        self._leaving = set(partitions)
+        deadline = time.monotonic() + GRACE
+        if partitions and not self._closing:
+            self._tell(Leaving(partitions, deadline))
+        while self._leaving and not self._closing and time.monotonic() < deadline:
+            self._room.clear()
+            if not self._commands:
+                self._room.wait(IDLE)
+            self._execute()
+        self._commit_now()
+        late = tuple(sorted(self._leaving))
+        self._drop(partitions)
+        consumer.incremental_unassign(_places(partitions))
+        if late:
+            self._tell(Gone(late))
+
+    def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        partitions = tuple(Partition(place.topic, place.partition) for place in places)
+        self._drop(partitions)
+        consumer.incremental_unassign(_places(partitions))
+        if partitions:
+            self._tell(Gone(partitions))
+
+    def _drop(self, partitions: Sequence[Partition]) -> None:
+        self._assigned.difference_update(partitions)
+        self._paused.difference_update(partitions)
+        self._leaving.difference_update(partitions)
+        self._generations = {p: g for p, g in self._generations.items() if p not in partitions}
+        for partition in partitions:
+            self._offsets.pop(partition, None)
+
+    def _note_error(self, error: KafkaError) -> None:
+        log.debug("a consumer: %s", error)
+
+
+def _places(partitions: "Sequence[Partition] | set[Partition]", offset: int | None = None) -> list[TopicPartition]:
+    if offset is None:
+        return [TopicPartition(p.topic, p.number) for p in partitions]
+    return [TopicPartition(p.topic, p.number, offset) for p in partitions]
+
+
+def _offsets(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
+    return [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()]

@@ -1,0 +1,202 @@
+"""Publishing to Kafka: an idempotent producer whose acknowledgements wake the loop once for all that are there."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Message as Record
+
+from millstream.brokers.kafka_errors import error_of
+from millstream.brokers.kafka_settings import KafkaSettings
+
+log = logging.getLogger("millstream.kafka")
+
+#: Seconds between looks at whether something has waited too long for its acknowledgement.
+LOOK = 0.25
+
+
+class Outgoing(NamedTuple):
+    """What is handed to Kafka."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, str | bytes | None]]
+
+
+class KafkaProducer:
+    """Sends records for any number of callers of one loop.
+
+    A record that fails takes everything with it that is under way, so that no later
+    record of its key can be stored without it.
+    """
+
+    def __init__(self, settings: KafkaSettings, largest: int) -> None:
+        self._settings = settings
+        self._largest = largest
+        self._loop = asyncio.get_running_loop()
+        self._producer: Producer | None = None
+        self._threads: list[threading.Thread] = []
+        self._done: deque[_Batch] = deque()
+        self._waiting: dict[_Batch, float] = {}
+        """Batches under way, and when each began; the oldest first."""
+        self._drained = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
+
+    async def send(self, records: Sequence[Outgoing]) -> list[KafkaError | None]:
+        """One answer for each record: None once it is stored as safely as its topic says."""
+        if not records:
+            return []
+        batch = _Batch(len(records), self._done.append, self._loop.create_future())
+        self._waiting[batch] = self._loop.time()
+        if self._watch is None:
+            self._watch = self._loop.call_later(LOOK, self._look)
+        producer = self._producer or self._start()
+        for index, record in enumerate(records):
+            while self._producer is producer and not self._give(producer, record, batch, index):
+                # librdkafka's queue is full: some of it has to go first.
+                self._drained.clear()
+                await self._drained.wait()
+            if self._producer is not producer:
+                batch.refuse(range(index, len(records)), KafkaError(KafkaError._PURGE_QUEUE, "an earlier event failed"))
+                self._resolve()
+                break
+        # Whoever stops waiting does not stop the sending.
+        return await asyncio.shield(batch.finished)
+
+    def _give(self, producer: Producer, record: Outgoing, batch: "_Batch", index: int) -> bool:
+        try:
+            producer.produce(
+                record.topic, record.value, record.key, on_delivery=partial(batch.reported, index), headers=record.headers
+            )
+        except BufferError:
+            return False
+        except KafkaException as error:
+            if error_of(error).code() == KafkaError._FATAL:
+                self._replace()
+                return False
+            batch.refuse([index], error_of(error))
+            self._resolve()
+        return True
+
+    async def close(self) -> None:
+        """Wait for what is under way, and end."""
+        while self._waiting:
+            self._drained.clear()
+            await self._drained.wait()
+        self._producer = None
+        if self._watch is not None:
+            self._watch.cancel()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def _start(self) -> Producer:
+        self._producer = producer = Producer(self._config(), logger=log)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=self._poll, args=(producer,), name="millstream-kafka-producer", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return producer
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            **self._settings.client,
+            "client.id": "millstream",
+            "enable.idempotence": True,
+            "acks": "all",
+            # A key is where Java's and KafkaJS's producers put it; librdkafka's own default differs.
+            "partitioner": "murmur2_random",
+            # Nothing waits to be sent; what comes while a request is under way goes with the next one.
+            "linger.ms": 0,
+            "max.in.flight.requests.per.connection": 1,
+            "message.max.bytes": self._largest,
+            # Records give up together, see _look, and never one before another.
+            "message.timeout.ms": 0,
+            "enable.gapless.guarantee": True,
+            "reconnect.backoff.max.ms": 1000,
+            "queue.buffering.max.messages": 100_000,
+            "queue.buffering.max.kbytes": 262_144,
+            "error_cb": self._note_error,
+        }
+
+    def _note_error(self, error: KafkaError) -> None:
+        """In the polling thread."""
+        log.debug("%s: %s", self._settings.name, error)
+        if error.fatal():
+            self._in_loop(self._replace)
+
+    def _poll(self, producer: Producer) -> None:
+        """The thread: takes acknowledgements, and wakes the loop once for all that came together."""
+        while self._producer is producer or len(producer):
+            producer.poll(LOOK)
+            if self._done:
+                self._in_loop(self._resolve)
+        producer.close()
+
+    def _in_loop(self, call: Callable[[], None]) -> None:
+        # The loop may be closed already, and then nobody waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
+    def _resolve(self) -> None:
+        while self._done:
+            batch = self._done.popleft()
+            self._waiting.pop(batch, None)
+            if not batch.finished.done():
+                batch.finished.set_result(batch.answers)
+        self._drained.set()
+
+    def _look(self) -> None:
+        """Have everything fail when something has waited too long."""
+        self._watch = None
+        if not self._waiting:
+            return
+        oldest = next(iter(self._waiting.values()))
+        if self._loop.time() - oldest > self._settings.timeout:
+            self._replace()
+        self._watch = self._loop.call_later(LOOK, self._look)
+
+    def _replace(self) -> None:
+        """Everything under way fails; the next record goes to a new producer."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge(blocking=False)
+        self._drained.set()
+
+
+class _Batch:
+    """The records of one call, and what became of them."""
+
+    def __init__(
+        self, size: int, settled: Callable[["_Batch"], None], finished: asyncio.Future[list[KafkaError | None]]
+    ) -> None:
+        self.answers: list[KafkaError | None] = [None] * size
+        self.finished = finished
+        self._settled = settled
+        self._reported = 0
+        """Changed by the polling thread alone."""
+        self._expected = size
+        """Changed by the loop alone."""
+
+    def reported(self, index: int, error: KafkaError | None, _record: Record) -> None:
+        """In the polling thread: one record is stored, or is not."""
+        if error is not None:
+            self.answers[index] = error
+        self._reported += 1
+        if self._reported == self._expected:
+            self._settled(self)
+
+    def refuse(self, indexes: Sequence[int], error: KafkaError) -> None:
+        """On the loop: these were not even taken."""
+        for index in indexes:
+            self.answers[index] = error
+        self._expected -= len(indexes)
+        # The thread may have seen the last of the others before it was known to be the last.
+        if self._reported == self._expected:
+            self._settled(self)

@@ -1,0 +1,145 @@
+"""Publishing and settling in one Kafka transaction."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as Record
+
+from millstream.brokers.kafka_errors import FENCED, error_of, failure
+from millstream.brokers.kafka_producer import Outgoing
+from millstream.brokers.kafka_settings import KafkaSettings
+from millstream.contracts.errors import FencedError, MillstreamError
+from millstream.core.broker import Partition
+
+log = logging.getLogger("millstream.kafka")
+
+#: A process that dies inside a transaction holds up readers for so long, in seconds.
+TIMEOUT = 10.0
+#: The group gives its members new numbers while they work; so often a transaction is done again for that.
+ATTEMPTS = 5
+#: The member is what it was, under a newer number.
+STALE = frozenset((KafkaError.STALE_MEMBER_EPOCH, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.CONCURRENT_TRANSACTIONS))
+
+#: Asks the consumer's thread to prove that partitions are its own; None if they are not.
+Membership = Callable[[Sequence[Partition]], "Future[Any]"]
+
+
+class KafkaTransactions:
+    """A transactional producer for one member of a group.
+
+    Its offsets carry the member's number in the group: once the group has gone on
+    without it, its transactions are refused.
+    """
+
+    def __init__(self, settings: KafkaSettings, group: str, membership: Membership, largest: int) -> None:
+        self._settings = settings
+        self._group = group
+        self._membership = membership
+        self._largest = largest
+        self._thread = ThreadPoolExecutor(1, "millstream-kafka-transactions")
+        self._producer: Producer | None = None
+
+    async def run(self, records: Sequence[Outgoing], offsets: Mapping[Partition, int]) -> None:
+        """Publish and settle, or neither; raises `FencedError` if another member has taken over."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._run, records, offsets)
+
+    async def close(self) -> None:
+        """End the producer; what it had not committed is undone."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        self._thread.shutdown()
+
+    # The thread
+
+    def _run(self, records: Sequence[Outgoing], offsets: Mapping[Partition, int]) -> None:
+        for attempt in range(ATTEMPTS):
+            member = self._membership(tuple(offsets)).result(TIMEOUT)
+            if member is None:
+                raise self._fenced("the group has given the partitions to another member")
+            try:
+                self._commit(records, offsets, member)
+            except KafkaException as exception:
+                error = error_of(exception)
+                self._undo(error)
+                if error.code() in STALE and attempt + 1 < ATTEMPTS:
+                    continue
+                if error.code() in FENCED:
+                    raise self._fenced(error.str()) from exception
+                raise failure(error, f"{self._settings.name}: publishing and settling for group {self._group!r}") from exception
+            return
+
+    def _commit(self, records: Sequence[Outgoing], offsets: Mapping[Partition, int], member: Any) -> None:
+        producer = self._producer or self._begin()
+        producer.begin_transaction()
+        failures: list[KafkaError] = []
+
+        def report(error: KafkaError | None, _record: Record) -> None:
+            if error is not None:
+                failures.append(error)
+
+        for record in records:
+            self._produce(producer, record, report)
+        if offsets:
+            producer.send_offsets_to_transaction([TopicPartition(p.topic, p.number, o) for p, o in offsets.items()], member, TIMEOUT)
+        try:
+            producer.commit_transaction(TIMEOUT)
+        except KafkaException as exception:
+            # What a record failed of says more than that the transaction did.
+            if failures and error_of(exception).code() not in FENCED:
+                raise KafkaException(failures[0]) from exception
+            raise
+
+    def _produce(self, producer: Producer, record: Outgoing, report: Callable[[KafkaError | None, Record], None]) -> None:
+        while True:
+            try:
+                producer.produce(record.topic, record.value, record.key, on_delivery=report, headers=record.headers)
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                return
+
+    def _begin(self) -> Producer:
+        settings: dict[str, Any] = {
+            **self._settings.client,
+            "client.id": f"millstream-{self._group}",
+            # A name of its own for every member: what fences a member is its number in the group.
+            "transactional.id": f"millstream.{self._group}.{secrets.token_hex(8)}",
+            "transaction.timeout.ms": int(TIMEOUT * 1000),
+            "partitioner": "murmur2_random",
+            "message.max.bytes": self._largest,
+            "linger.ms": 0,
+            # A transaction that follows another at once is told to wait for so long.
+            "retry.backoff.ms": 5,
+        }
+        producer = Producer(settings, logger=log)
+        producer.init_transactions(TIMEOUT)
+        self._producer = producer
+        return producer
+
+    def _undo(self, error: KafkaError) -> None:
+        """Abort; a producer that cannot even do that is thrown away, and the servers abort for it."""
+        producer = self._producer
+        if producer is None:
+            return
+        if not error.fatal():
+            with contextlib.suppress(KafkaException):
+                producer.abort_transaction(TIMEOUT)
+                return
+        self._end()
+
+    def _end(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaException):
+                producer.purge()
+            producer.close()
+
+    def _fenced(self, why: str) -> MillstreamError:
+        return FencedError(
+            f"group {self._group!r} on {self._settings.name}: {why}. Nothing was published or settled; the new owner does it."
+        )

@@ -216,6 +216,18 @@ class WorkerGround:
         """Wait until there are so many of something."""
         await self.until(lambda: len(things) >= count, lambda: f"{len(things)} of {count} {what}")
 
+    async def until_rows(self, app: App, count: int) -> list[tuple[Any, ...]]:
+        """Wait until handlers have committed so many rows."""
+        rows: list[tuple[Any, ...]] = []
+
+        async def so() -> bool:
+            nonlocal rows
+            rows = await self.rows(app)
+            return len(rows) >= count
+
+        await self.until(so, lambda: f"{len(rows)} of {count} rows were committed")
+        return rows
+
     async def until_parked(self, app: App, *states: str, handler: str = "handle") -> list[Parked]:
         """Wait until exactly such deliveries of a group are parked, in this order."""
         parked: Sequence[Parked] = ()
@@ -234,6 +246,15 @@ class WorkerGround:
         await asyncio.sleep(self.silence)
         after = unchanged()
         assert after == before, f"{before} became {after}, and nothing should have happened"
+
+    async def at_rest(self, changing: Callable[[], object]) -> None:
+        """Wait until something no longer changes."""
+        async with self.in_time(lambda: f"{changing()} still changes"):
+            while True:
+                before = changing()
+                await asyncio.sleep(self.silence)
+                if changing() == before:
+                    return
 
     @asynccontextmanager
     async def in_time(self, otherwise: str | Callable[[], str]) -> AsyncGenerator[None]:

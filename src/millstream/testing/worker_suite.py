@@ -123,10 +123,7 @@ class WorkerSuite(StoreScenarios):
             one = self.envelope("k")
             await app.broker.publish([one, msgspec.structs.replace(one, source="/other")])
 
-            async def two() -> bool:
-                return len(await self.rows(app)) == 2
-
-            await self.until(two, "two events had not two effects")
+            assert len(await self.until_rows(app, 2)) == 2
 
     @promised()
     async def test_each_handler_has_its_own_outcome(self) -> None:
@@ -236,11 +233,9 @@ class WorkerSuite(StoreScenarios):
             before = await self.rows(app)
             gate.set()
 
-            async def both() -> bool:
-                return await self.rows(app) == [("k", 1), ("web", 0)]
+            after = await self.until_rows(app, 2)
 
-            await self.until(both, "the handler did not write")
-            assert before == [("web", 0)]
+        assert (before, after) == ([("web", 0)], [("k", 1), ("web", 0)])
 
     @promised()
     async def test_what_waits_inside_its_transaction_happens_once(self) -> None:
@@ -256,12 +251,9 @@ class WorkerSuite(StoreScenarios):
         async with self.running(app):
             await app.publish_many([Made("a"), Made("b")])
 
-            async def done() -> bool:
-                return await self.rows(app) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
-
-            await self.until(done, "two handlers that wait did not write two rows each")
+            await self.until_rows(app, 4)
             await asyncio.sleep(self.silence)
-            assert await done()
+            assert await self.rows(app) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
 
     # Fences
 
@@ -334,11 +326,7 @@ class WorkerSuite(StoreScenarios):
                 await self.until_count(handled, 300, "deliveries were handled")
             await first.publish_many([Made(f"k{n % 16}", n) for n in range(400, 600)])
 
-            async def all_there() -> bool:
-                return len(await self.rows(first)) >= 600
-
-            await self.until(all_there, lambda: f"{len(set(handled))} of 600 events were handled")
-            rows = await self.rows(first)
+            rows = await self.until_rows(first, 600)
 
         assert sorted(number for _, number in rows) == list(range(600))
         for key in {key for key, _ in rows}:
@@ -860,7 +848,7 @@ class WorkerSuite(StoreScenarios):
             for start in range(0, total, 500):
                 await app.publish_many([Made(f"k{n % 50}", n) for n in range(start, start + 500)])
             await self.until(lambda: len(seen.taken) > 0, "nothing was taken")
-            await self.still(lambda: len(seen.taken))
+            await self.at_rest(lambda: len(seen.taken))
             held = len(seen.taken)
             gate.set()
             await self.until_count(handled, total, "deliveries were handled")
@@ -909,7 +897,7 @@ class WorkerSuite(StoreScenarios):
             await second.publish_many([Made(f"k{n}", n) for n in range(10, 20)])
             await self.still(lambda: len(handled))
         async with self.running(second):
-            await self.until_count(handled, 20, "deliveries were handled")
+            await self.until_rows(second, 20)
             await self.still(lambda: len(handled))
             assert sorted(number for _, number in await self.rows(second)) == list(range(20))
 
@@ -1011,7 +999,7 @@ class WorkerSuite(StoreScenarios):
             start = {partition: head for partition, _, head in await first.broker.bounds("suite.made")}
         async with self.running(first):
             await first.publish_many([Made("k", n) for n in range(5)])
-            await self.until_count(handled, 5, "deliveries were handled")
+            await self.until_rows(first, 5)
         async with second:
             await second.store.rewind(self.group(second), list(start.items()), effects=False)
         async with self.running(second):
@@ -1020,8 +1008,7 @@ class WorkerSuite(StoreScenarios):
         async with third:
             await third.store.rewind(self.group(third), list(start.items()), effects=True)
         async with self.running(third):
-            await self.until_count(handled, 10, "deliveries were handled")
-            assert len(await self.rows(third)) == 10
+            assert len(await self.until_rows(third, 10)) == 10
 
         assert absorbed == [0, 1, 2, 3, 4]
         assert handled == [0, 1, 2, 3, 4] * 2

@@ -1,10 +1,18 @@
 """Kafka keeps what every broker has to keep, on a real server."""
 
+from pathlib import Path
+
+import pytest
 from tests.brokers.kafka_server import kafka_url, restart_kafka
 
 from millstream.brokers.kafka import KafkaBroker
 from millstream.core.broker import Broker
-from millstream.testing import BrokerSuite
+from millstream.core.store import Store
+from millstream.stores.sqlite import SqliteStore
+from millstream.stores.sqlite_file import SqliteFile
+from millstream.testing import BrokerSuite, WorkerSuite
+
+pytestmark = pytest.mark.slow
 
 
 class TestKafkaBroker(BrokerSuite):
@@ -19,3 +27,20 @@ class TestKafkaBroker(BrokerSuite):
     async def restart(self) -> None:
         await restart_kafka()
         await self.reconnect()
+
+
+class TestKafkaWorker(WorkerSuite):
+    """A service's store in an SQLite file, and Kafka between services."""
+
+    features = KafkaBroker.features
+    patience = 20.0
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def broker(self) -> Broker:
+        return KafkaBroker(kafka_url())
+
+    def store(self, broker: Broker) -> Store:
+        return SqliteStore(SqliteFile(self.folder / "store.db"))

@@ -45,9 +45,9 @@ SCHEMA_VERSION = 1
 #: How long a write waits for another process before it fails, in seconds.
 BUSY = 5.0
 #: How long one look at its lock is from the next, in seconds.
-BUSY_STEP = 0.0005
-#: Who has seen another process write within so many seconds leaves it so much time between two transactions.
-CONTENDED, GIVE_WAY = 0.05, 0.0003
+BUSY_STEP = 0.0002
+#: Who has seen another process write within so many seconds leaves it time for a turn, of such a length and so often.
+CONTENDED, GIVE_WAY, GIVE_WAY_EVERY = 0.05, 0.0004, 0.002
 #: Writes gathered into one transaction; more would only delay the first of them.
 MOST_JOBS = 4096
 #: How a writing connection works.
@@ -138,7 +138,7 @@ class SqliteFile:
         self._wal: WalKeeper | None = None
         self._wake: WakeUp | None = None
         self._identity: tuple[int, int] | None = None
-        self._busy_until = self._contended_until = 0.0
+        self._busy_until = self._contended_until = self._gave_way = self._ended = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._borrowers = 0
@@ -435,6 +435,7 @@ class SqliteFile:
                 connection.execute("rollback")
             raise
         self._version = connection.data_version()
+        self._ended = time.monotonic()
         return results
 
     def _give_way(self) -> None:
@@ -444,8 +445,12 @@ class SqliteFile:
                 f"{self.path}: the file has been moved, removed or replaced while it was open. Nothing more is written, since nobody "
                 "would find it. Stop every process that uses it, put the right file in place, and start them again."
             )
-        if time.monotonic() < self._contended_until:
+        now = time.monotonic()
+        if now > self._ended + GIVE_WAY:
+            self._gave_way = now  # by having had nothing to do
+        elif now < self._contended_until and now > self._gave_way + GIVE_WAY_EVERY:
             time.sleep(GIVE_WAY)
+            self._gave_way = time.monotonic()
 
     def _tell(self, outcomes: list[_Outcome]) -> None:
         wakes = NOTHING

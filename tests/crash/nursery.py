@@ -80,7 +80,8 @@ def serve() -> None:
 def _end_of(pid: int, seconds: float) -> int:
     descriptor = os.pidfd_open(pid)
     try:
-        in_time = select.select([descriptor], [], [], seconds)[0]
+        # The standard input speaks up while a child runs only when it ends: whoever asked is gone.
+        in_time = descriptor in select.select([descriptor, 0], [], [], seconds)[0]
         if not in_time:
             os.kill(pid, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -99,6 +99,19 @@ async def test_a_dead_letter_tells_what_went_wrong_and_can_be_redriven() -> None
         assert (count, test.dead_letters, test.published(StockReserved)) == (1, [], [StockReserved("o-1")])
 
 
+async def test_a_letter_is_repaired_with_another_message() -> None:
+    """What could not be handled is replaced, and handled under the id that it had."""
+    async with TestApp(inventory(retry=Retry(attempts=1))) as test:
+        (sent,) = await test.publish(OrderCreated("o-1", 99))
+        (letter,) = test.dead_letters
+
+        await test.repair(letter, OrderCreated("o-1", 9))
+
+        assert test.dead_letters == []
+        assert test.handled(OrderCreated) == [OrderCreated("o-1", 9)]
+        assert [envelope.causation for envelope in test.envelopes(StockReserved)] == [sent.id]
+
+
 async def test_a_discarded_letter_lets_what_waited_behind_it_go_on() -> None:
     """The rest of its key is handled in order."""
     async with TestApp(inventory(retry=Retry(attempts=1))) as test:

@@ -14,7 +14,7 @@ from millstream.app.connect import MEMORY, connect_broker, connect_store
 from millstream.app.control import Control
 from millstream.app.relay import Relay
 from millstream.app.reporter import Reporter
-from millstream.app.settings import Settings, resolve
+from millstream.app.settings import Settings, Switch, resolve
 from millstream.app.sync import SyncApp
 from millstream.app.system_clock import SystemClock
 from millstream.app.unit_of_work import UnitOfWork
@@ -144,14 +144,19 @@ class App:
         """Take over a router's handlers."""
         self._router.declared += router.declared
 
-    def configure(self, *, broker: str | Broker | None = None, store: str | Store | None = None) -> None:
+    def configure(self, *, broker: str | Broker | None = None, store: str | Store | None = None, facts: Switch | None = None) -> None:
         """Say where to work, before it is opened; this goes before everything else.
 
-        Each is a URL, or a broker or store of your own that is not open yet.
+        Broker and store are URLs, or a broker or store of your own that is not open yet;
+        `facts` says whether the service tells what it does.
         """
         self._own_broker = None if isinstance(broker, str) else broker
         self._own_store = None if isinstance(store, str) else store
-        self._flags = {"broker": broker if isinstance(broker, str) else None, "store": store if isinstance(store, str) else None}
+        self._flags = {
+            "broker": broker if isinstance(broker, str) else None,
+            "store": store if isinstance(store, str) else None,
+            "facts": facts,
+        }
 
     def settings(self) -> Settings:
         """Where it works, and who said so."""

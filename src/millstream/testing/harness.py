@@ -55,7 +55,7 @@ class TestApp:
             stack.callback(setattr, self.app, "clock", self.app.clock)
             self.app.clock = self.clock
             stack.callback(self.app.configure)
-            self.app.configure(broker="memory://", store="memory://")
+            self.app.configure(broker="memory://", store="memory://", facts="off")
             stack.callback(self.app.observers.remove, self._seen)
             self.app.observers.append(self._seen)
             await stack.enter_async_context(self.app)
@@ -111,6 +111,12 @@ class TestApp:
     async def discard(self, *letters: Parked) -> int:
         """Give up these dead letters, or all of them, and run what waited behind them; says how many they are."""
         return await self._request("discard", letters)
+
+    async def repair(self, letter: Parked, message: object) -> None:
+        """Put this message in the place of a dead letter's, have it handled, and run."""
+        _, store = self._open
+        await store.request("repair", [letter.id], "by a test", codec_for(contract_of(message)).encode(message))
+        await self.run_until_idle()
 
     # What a test asks
 

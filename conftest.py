@@ -27,7 +27,10 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 FILE = re.compile(r"# ([a-z0-9_/]+\.py)\n")
 PATIENCE = 30.0
 #: What starts processes, kills or watches them.
-SLOW = ("tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md")
+SLOW = (
+    "tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md",
+    "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py",
+)  # fmt: skip
 _run_python = PythonEvaluator()
 
 

@@ -8,11 +8,19 @@ import msgspec
 
 from millstream.app.app import App
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerUnavailableError, StoreBusyError, StoreError, TooLargeError
+from millstream.contracts.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    StoreBusyError,
+    StoreError,
+    StoreMismatchError,
+    TooLargeError,
+)
 from millstream.core.broker import Message
 from millstream.core.handler import Context
 from millstream.core.retry import Retry
 from millstream.core.store import Page, Transaction
+from millstream.stores.memory import MemoryStore
 from millstream.testing.scenario import expect, promised, skip
 from millstream.testing.store_scenarios import StoreScenarios
 from millstream.testing.worker_ground import Done, Made, Other, faults, times
@@ -306,6 +314,22 @@ class WorkerSuite(StoreScenarios):
             assert await app.store.parked(self.group(app)) == []
 
         assert attempts == [1, 1]
+
+    @promised()
+    async def test_a_service_with_another_store_is_refused(self) -> None:
+        """A group's progress is in one store: whoever comes with another one would think that nothing was handled."""
+        app, stranger = self.app(), self.app()
+        broker = self.broker()
+        stranger.configure(broker=broker, store=MemoryStore())
+        for service in (app, stranger):
+
+            @service.subscriber(Made)
+            async def handle(_made: Made, _context: Context) -> None: ...  # pyright: ignore[reportUnusedFunction]
+
+        async with app:
+            pass
+
+        await expect((StoreMismatchError, ConfigurationError), stranger.__aenter__())
 
     @promised("ordered")
     async def test_two_workers_share_a_group(self) -> None:

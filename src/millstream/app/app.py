@@ -22,7 +22,7 @@ from millstream.app.worker import GroupWorker, WorkerStuckError
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, MillstreamError, NotStartedError, PublishError, TooLargeError
 from millstream.contracts.ids import new_id
-from millstream.contracts.message import Wire, codec_for, contract_of, key_of
+from millstream.contracts.message import Wire, publisher_of
 from millstream.core.broker import Broker, Group, Topic
 from millstream.core.clock import Clock
 from millstream.core.handler import DeliveryMode, Handler, Options, compile_handler
@@ -118,6 +118,7 @@ class App:
                 f"App({name!r}): the name becomes the source of its events, as in /orders; use letters, digits, dots and dashes"
             )
         self.name = name
+        self._source = f"/{name}"
         self.state = SimpleNamespace()
         """Whatever a lifespan wants to keep for handlers."""
         self.clock: Clock = clock or SystemClock()
@@ -303,19 +304,22 @@ class App:
 
     def envelope_of(self, message: object, *, correlation: str | None = None, id: str | None = None) -> Envelope:
         """Put a message into its envelope: a new id, this app as its source, now."""
-        contract = contract_of(message)
         micros = self.clock.micros()
-        data = codec_for(contract).encode(message)
+        return self._envelope(message, micros, id or new_id(micros // 1000, os.urandom(10)), correlation)
+
+    def _envelope(self, message: object, micros: int, id: str, correlation: str | None = None) -> Envelope:
+        contract, encode, key = publisher_of(type(message))
+        data = encode(message)
         if self._broker is not None and len(data) > self._broker.features.largest:
             raise TooLargeError(
                 f"a {contract.name} of {len(data)} bytes is more than the {self._broker.features.largest} that {self._broker.name} takes: "
                 "publish where the data is, instead of the data"
             )
         return Envelope(
-            id=id or new_id(micros // 1000, os.urandom(10)),
-            source=f"/{self.name}",
+            id=id,
+            source=self._source,
             type=contract.name,
-            key=key_of(message),
+            key=key(message),
             time=micros,
             data=data,
             version=contract.version,
@@ -338,7 +342,10 @@ class App:
 
         Raises `PublishError`, which has a result for each, when some are not.
         """
-        envelopes = [self.envelope_of(message) for message in messages]
+        micros, chance = self.clock.micros(), os.urandom(10 * len(messages))
+        envelopes = [
+            self._envelope(message, micros, new_id(micros // 1000, chance[10 * n : 10 * n + 10])) for n, message in enumerate(messages)
+        ]
         if envelopes:
             results = await self.broker.publish(envelopes)
             if any(result is not None for result in results):
@@ -390,16 +397,18 @@ class App:
         """One worker per group, not yet running."""
         if not self._handlers:
             return []
+        alone = asyncio.Lock()
         return [
             GroupWorker(
                 group,
                 handlers,
-                source=f"/{self.name}",
+                source=self._source,
                 broker=self.broker,
                 store=self.store,
                 clock=self.clock,
                 observers=[*self.observers, *([self._reporter] if self._reporter is not None else [])],
                 changed=self._outbox_changed.set,
+                alone=alone,
             )
             for group, handlers in self._by_group().items()
         ]

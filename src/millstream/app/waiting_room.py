@@ -23,6 +23,7 @@ class Worker(Protocol):
     """What the waiting room needs of the worker it belongs to."""
 
     committing: asyncio.Lock
+    alone: asyncio.Lock
     owned: dict[Partition, Owned]
     generation: int
 
@@ -105,17 +106,18 @@ class WaitingRoom:
     async def _alone(self, work: Work) -> None:
         """After a crash a parked delivery is as suspect as one in flight."""
         owned, position = work.owned, work.delivery.position
-        await self._worker.quiet()
-        if owned.gone:
-            return
-        crashes = owned.suspects.get(position, 0)
-        if crashes >= MOST_CRASHES:
-            work.doom = (f"crashed the worker {crashes} times", "WorkerCrash")
-        else:
-            await self._worker.note_attempt(owned, position, crashes + 1)
-        self._worker.taken_up(1)
-        self._lanes.put([work])
-        await self._worker.quiet()
+        async with self._worker.alone:
+            await self._worker.quiet()
+            if owned.gone:
+                return
+            crashes = owned.suspects.get(position, 0)
+            if crashes >= MOST_CRASHES:
+                work.doom = (f"crashed the worker {crashes} times", "WorkerCrash")
+            else:
+                await self._worker.note_attempt(owned, position, crashes + 1)
+            self._worker.taken_up(1)
+            self._lanes.put([work])
+            await self._worker.quiet()
 
     async def execute(self) -> bool:
         """Do what operators asked for; tell whether there was anything that could be done now."""

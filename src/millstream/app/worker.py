@@ -51,9 +51,12 @@ class GroupWorker:
         observers: Sequence[Observer] = (),
         chance: Callable[[], float] = random.random,
         changed: Callable[[], None] = lambda: None,
+        alone: asyncio.Lock | None = None,
     ) -> None:
         self.group = group
         self.committing = asyncio.Lock()
+        self.alone = alone or asyncio.Lock()
+        """Held while a suspect runs, by one group of the process: what kills it is not laid to another's charge."""
         self.owned: dict[Partition, Owned] = {}
         self.generation = 0
         self._broker = broker
@@ -275,18 +278,19 @@ class GroupWorker:
         await self._dispatch(items)
 
     async def _take_alone(self, delivery: Delivery) -> None:
-        """It may have killed the last owner: nothing else is in flight while it runs, and that it runs is noted before."""
-        await self.quiet()
-        owned = self.owned.get(delivery.partition)
-        if owned is None:
-            return
-        crashes = owned.suspects.get(delivery.position, 0)
-        if crashes >= MOST_CRASHES:
-            await self._dispatch([delivery], doom=(f"crashed the worker {crashes} times", "WorkerCrash"))
-        else:
-            await self.note_attempt(owned, delivery.position, crashes + 1)
-            await self._dispatch([delivery])
-        await self.quiet()
+        """It may have killed the last owner: no other suspect is in flight while it runs, and that it runs is noted before."""
+        async with self.alone:
+            await self.quiet()
+            owned = self.owned.get(delivery.partition)
+            if owned is None:
+                return
+            crashes = owned.suspects.get(delivery.position, 0)
+            if crashes >= MOST_CRASHES:
+                await self._dispatch([delivery], doom=(f"crashed the worker {crashes} times", "WorkerCrash"))
+            else:
+                await self.note_attempt(owned, delivery.position, crashes + 1)
+                await self._dispatch([delivery])
+            await self.quiet()
 
     async def note_attempt(self, owned: Owned, position: int, count: int) -> None:
         owned.suspects[position] = count

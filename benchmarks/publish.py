@@ -4,13 +4,13 @@ import asyncio
 import time
 
 from benchmarks import bare
-from benchmarks.orders import orders
+from benchmarks.orders import OrderCreated, orders
 from benchmarks.stopwatch import Stopwatch, percentile
 from benchmarks.subject import Family, Figures, Row, Run
 from millstream import App
 
+#: Events of a batch, and tasks that publish at once.
 BATCH = 100
-PUBLISHERS = 100
 
 
 def open_app(run: Run) -> App:
@@ -18,55 +18,60 @@ def open_app(run: Run) -> App:
     return App("bench", broker=f"sqlite:///{run.folder}/events.db")
 
 
+def in_batches(count: int) -> list[list[OrderCreated]]:
+    """The events, made beforehand."""
+    return [orders(first, BATCH) for first in range(0, count, BATCH)]
+
+
 async def batches(run: Run) -> Figures:
     """`publish_many` of 100 at a time, awaited one after another."""
-    count = run.count(100_000)
+    made = in_batches(run.count(100_000))
     async with open_app(run) as app:
         await app.publish_many(orders(0, BATCH))
         with Stopwatch() as watch:
-            for first in range(0, count, BATCH):
-                await app.publish_many(orders(first, BATCH))
-    return watch.figures(count)
+            for batch in made:
+                await app.publish_many(batch)
+    return watch.figures(len(made) * BATCH)
 
 
 async def bare_batches(run: Run) -> Figures:
     """Encode and insert 100 at a time."""
-    count = run.count(100_000)
+    made = in_batches(run.count(100_000))
     connection = bare.connect(run.folder)
     with Stopwatch() as watch:
-        for first in range(0, count, BATCH):
-            bare.append(connection, orders(first, BATCH))
-    return watch.figures(count)
+        for batch in made:
+            bare.append(connection, batch)
+    return watch.figures(len(made) * BATCH)
 
 
 async def concurrent(run: Run) -> Figures:
     """100 tasks, each publishing one event after another."""
-    count = run.count(60_000)
+    made = in_batches(run.count(60_000))
     async with open_app(run) as app:
         await app.publish_many(orders(0, BATCH))
 
-        async def publisher(first: int) -> None:
-            for order in orders(first, count // PUBLISHERS):
-                await app.publish(order)
+        async def publisher(number: int) -> None:
+            for batch in made:
+                await app.publish(batch[number])
 
         with Stopwatch() as watch:
-            await asyncio.gather(*[publisher(n * count) for n in range(PUBLISHERS)])
-    return watch.figures(count)
+            await asyncio.gather(*[publisher(number) for number in range(BATCH)])
+    return watch.figures(len(made) * BATCH)
 
 
 async def bare_concurrent(run: Run) -> Figures:
     """100 tasks that wait for one writer thread, which commits what is there."""
-    count = run.count(60_000)
+    made = in_batches(run.count(60_000))
     writer = bare.Writer(bare.connect(run.folder))
 
-    async def publisher(first: int) -> None:
-        for order in orders(first, count // PUBLISHERS):
-            await writer.write(order)
+    async def publisher(number: int) -> None:
+        for batch in made:
+            await writer.write(batch[number])
 
     with Stopwatch() as watch:
-        await asyncio.gather(*[publisher(n * count) for n in range(PUBLISHERS)])
+        await asyncio.gather(*[publisher(number) for number in range(BATCH)])
     writer.close()
-    return watch.figures(count)
+    return watch.figures(len(made) * BATCH)
 
 
 async def single(run: Run) -> Figures:

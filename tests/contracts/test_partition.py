@@ -1,10 +1,12 @@
 """Partitions that agree with Kafka's Java client."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.contracts.partition import murmur2, partition_of
+from millstream.contracts.partition import murmur2, partition_of, partitions_of
 
 # From org.apache.kafka.common.utils.UtilsTest.
 VECTORS = {
@@ -46,3 +48,17 @@ def test_a_topic_without_partitions_is_refused(partitions: int) -> None:
     """A wrong count is reported as such and not as a division by zero."""
     with pytest.raises(ValueError, match="at least one partition"):
         partition_of("k", partitions)
+
+
+@given(st.lists(st.binary(max_size=12), max_size=40), st.integers(1, 1000))
+def test_many_keys_at_once_go_where_each_would_alone(keys: list[bytes], partitions: int) -> None:
+    """Hashing keys together changes no partition, whatever their lengths."""
+    assert partitions_of(keys, partitions) == [(murmur2(key) & 0x7FFFFFFF) % partitions for key in keys]
+
+
+@given(st.integers(0, 40), st.integers(1, 100), st.randoms(use_true_random=False))
+def test_many_keys_of_one_length_have_the_hash_that_each_has_alone(length: int, count: int, random: Random) -> None:
+    """No lane reaches into the next, for keys of every length and any number of them."""
+    keys = [random.randbytes(length) for _ in range(count)]
+
+    assert partitions_of(keys, 2**31) == [murmur2(key) & 0x7FFFFFFF for key in keys]

@@ -16,7 +16,7 @@ import msgspec
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, StoreDamagedError
-from millstream.contracts.partition import murmur2, partition_of
+from millstream.contracts.partition import murmur2, partitions_of
 from millstream.core.broker import Delivery, Message, Partition, Topic
 from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_file import SqliteFile
@@ -75,14 +75,15 @@ class Packed(msgspec.Struct, frozen=True, gc=False):
     """An event or a message (`raw`), ready to be appended."""
 
     topic: str
-    key: str | bytes | None
+    key: bytes | None
     raw: int
     body: bytes
 
 
 def pack(envelope: Envelope) -> Packed:
     """Make an event ready to be appended."""
-    return Packed(envelope.topic, envelope.key, 0, _encode(envelope))
+    key = envelope.key
+    return Packed(envelope.topic, None if key is None else key.encode(), 0, _encode(envelope))
 
 
 def pack_message(message: Message, now: int) -> Packed:
@@ -170,26 +171,22 @@ class SqliteLog:
         if len(packed) == 1 and self._append_one(connection, packed[0]):
             return
         turn = next(self._turn)
-        topics: dict[str, list[int]] = {}
-        places: dict[int, list[bytes]] = {}
+        topics: dict[str, list[Packed]] = {}
         for item in packed:
-            tps = topics.get(item.topic)
-            if tps is None:
-                tps = topics[item.topic] = self.topic(connection, item.topic).tps
-            key = item.key
-            if isinstance(key, str):
-                number = partition_of(key, len(tps))
-            elif key is None:
-                number = turn % len(tps)
-            else:
-                number = (murmur2(key) & 0x7FFFFFFF) % len(tps)
-            # Events and bare messages of a partition do not share a page.
-            place = tps[number] << 1 | item.raw
-            bodies = places.get(place)
-            if bodies is None:
-                places[place] = [item.body]
-            else:
-                bodies.append(item.body)
+            topics.setdefault(item.topic, []).append(item)
+        places: dict[int, list[bytes]] = {}
+        for topic, items in topics.items():
+            tps = self.topic(connection, topic).tps
+            numbers = iter(partitions_of([item.key for item in items if item.key is not None], len(tps)))
+            for item in items:
+                number = turn % len(tps) if item.key is None else next(numbers)
+                # Events and bare messages of a partition do not share a page.
+                place = tps[number] << 1 | item.raw
+                bodies = places.get(place)
+                if bodies is None:
+                    places[place] = [item.body]
+                else:
+                    bodies.append(item.body)
         pages = [page for place in sorted(places) for page in self._pages(connection, place >> 1, place & 1, places[place])]
         # Each statement gives up and takes back Python's lock: many rows at once.
         for start in range(0, len(pages), ROWS_AT_ONCE):
@@ -199,9 +196,9 @@ class SqliteLog:
     def _append_one(self, connection: Connection, item: Packed) -> bool:
         """The shortest way for one event whose partition's end is known: somebody waits for just this one."""
         topic, key = self._topics.get(item.topic), item.key
-        if topic is None or not isinstance(key, str):
+        if topic is None or key is None:
             return False
-        tp = topic.tps[partition_of(key, len(topic.tps))]
+        tp = topic.tps[(murmur2(key) & 0x7FFFFFFF) % len(topic.tps)]
         end = self._ends.get(tp)
         if end is None:
             return False

@@ -17,12 +17,13 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
 from millstream.contracts.ids import new_id
 from millstream.contracts.message import Contract
-from millstream.core.broker import Broker, Delivery, Topic
+from millstream.core.broker import Broker, Delivery
 from millstream.core.clock import Clock
 from millstream.core.facts import (
     DATA_LIMIT,
     FACT_TYPE,
     FACTS_TOPIC,
+    TOPIC,
     ContractFact,
     Deliveries,
     DeliveryFact,
@@ -53,12 +54,8 @@ MANIFEST = 30.0
 BUDGET = 1000
 #: Facts that the broker could not take are kept up to so many messages; they must not fill the memory.
 MOST_PENDING = 100
-#: Facts are kept so long and so many bytes of them.
-KEEP = (24 * 3600.0, 256 << 20)
 #: Of these every single one is told, however many there are.
 ALWAYS: frozenset[Kind] = frozenset(("retry", "parked", "discarded"))
-
-TOPIC = Topic(name=FACTS_TOPIC, partitions=1, retain_seconds=KEEP[0], retain_bytes=KEEP[1])
 
 
 class Reporter:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dev": ("millstream.cli.dev:dev", DAILY),
     "run": ("millstream.cli.run:run", DAILY),
     "demo": ("millstream.cli.demo:app", DAILY),
+    "console": ("millstream.cli.console:console", LOOK),
     "tail": ("millstream.cli.tail:tail", LOOK),
     "topics": ("millstream.cli.topics:app", LOOK),
     "groups": ("millstream.cli.groups:app", LOOK),

@@ -10,11 +10,14 @@ import msgspec
 
 from millstream.contracts.errors import DecodeError
 from millstream.contracts.message import codec_for, contract_of, event
+from millstream.core.broker import Topic
 from millstream.core.observe import Kind
 
 #: Where facts are published. Topics of this prefix are Millstream's own, and nothing in them is reported as a fact.
 FACTS_TOPIC = "millstream.facts"
 INTERNAL = "millstream."
+#: One partition, so that what is told of one event stays in order; kept for a day and up to 256 MiB.
+TOPIC = Topic(name=FACTS_TOPIC, partitions=1, retain_seconds=24 * 3600.0, retain_bytes=256 << 20)
 
 
 class PublishedFact(msgspec.Struct, frozen=True, gc=False, array_like=True):

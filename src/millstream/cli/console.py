@@ -1,0 +1,91 @@
+"""`millstream console`."""
+
+import asyncio
+import importlib
+import json
+import os
+import signal
+import webbrowser
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from millstream.app.connect import EMBEDDED
+from millstream.app.settings import masked, resolve
+from millstream.cli.flags import flag
+from millstream.cli.place import WHERE
+from millstream.contracts.errors import ConfigurationError
+
+
+def console(
+    *,
+    host: Annotated[str, Parameter(help="Where it listens; anything but this machine needs tokens.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Its port; 0 takes a free one.")] = 7788,
+    read_only: Annotated[bool, flag("Look, and change nothing.")] = False,
+    data: Annotated[Path | None, Parameter(help="The file of its read model; it can be deleted at any time.")] = None,
+    name: Annotated[str, Parameter(help="What the system is called in its title.")] = "",
+    open: Annotated[bool, flag("Show it in the browser.")] = False,
+    broker: Annotated[str | None, Parameter(group=WHERE, help="URL of the broker, such as sqlite:///shop.db.")] = None,
+    output: Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"], help="Text for people, or JSON.")] = "text",
+) -> int:
+    """Show a running system in the browser, and repair it there.
+
+    It reads what services tell of themselves (the setting `facts`), keeps a read
+    model in a file of its own, and can be stopped, deleted and started anew
+    without harm.
+
+    For example:
+      millstream console --broker sqlite:///shop.db
+      millstream console --read-only --open
+    """
+    settings = resolve(flag={"broker": broker})
+    # Found by name, because the console stands beside the CLI: neither knows the other.
+    server = importlib.import_module("millstream.console.server")
+    running = server.Console(
+        broker=settings.broker,
+        store=f"{EMBEDDED}{data or _beside(settings.broker)}",
+        host=host,
+        port=port,
+        tokens=_tokens(os.environ.get("MILLSTREAM_CONSOLE_TOKENS", "")),
+        read_only=read_only,
+        name=name or masked(settings.broker),
+        control_key=settings.control_key,
+    )
+    if output == "json":
+        print(json.dumps({"schema": "millstream.v1.console", "console": running.url, "port": running.port, "pid": os.getpid()}), flush=True)
+    else:
+        print(f"Console  {running.url}\n         The address works once; the browser then stays signed in.", flush=True)
+    if open:
+        webbrowser.open(running.url)
+    asyncio.run(_serve(running.serve))
+    return 0
+
+
+async def _serve(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await serve(stop)
+
+
+def _beside(broker: str) -> Path:
+    """The read model's file: beside an embedded broker, or else in the working folder."""
+    path = Path(broker.removeprefix(EMBEDDED)) if broker.startswith(EMBEDDED) else Path("millstream.db")
+    return path.with_name(f"{path.stem}-console.db").absolute()
+
+
+def _tokens(text: str) -> dict[str, str]:
+    """Tokens and roles, as `token=role,token=role`."""
+    tokens: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        token, equals, role = pair.rpartition("=")
+        if not equals or role not in ("viewer", "operator", "admin") or len(token) < 16:
+            raise ConfigurationError(
+                "MILLSTREAM_CONSOLE_TOKENS is wrong: write token=role, comma-separated; a role is viewer, operator or admin, "
+                "and a token has at least 16 characters"
+            )
+        tokens[token] = role
+    return tokens

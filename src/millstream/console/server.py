@@ -1,0 +1,152 @@
+"""The console's process: an ordinary App that projects facts, and a web server on its read model."""
+
+import asyncio
+import contextlib
+import mimetypes
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from millstream.app.app import App
+from millstream.console.access import Access, Guard, Role, refuse
+from millstream.console.answers import Answers
+from millstream.console.api import Api
+from millstream.console.live import Live
+from millstream.console.projection import SCHEMA, add_projection
+from millstream.console.read_model import ReadModel
+from millstream.console.watch import EVERY, Watch
+from millstream.contracts.errors import ConfigurationError
+from millstream.core.facts import TOPIC, Fact
+
+STATIC = Path(__file__).parent / "static"
+DEFAULT_PORT = 7788
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Console:
+    """A console of one system; `async with` opens it, `serve` serves it.
+
+    On a loopback address a token is made and is good once, in `url`. Anywhere else the
+    tokens have to be given, with a role each, and can be used again.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: str,
+        store: str,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        tokens: Mapping[str, Role] | None = None,
+        read_only: bool = False,
+        name: str = "",
+        control_key: str | None = None,
+    ) -> None:
+        if host not in LOOPBACK and not tokens:
+            raise ConfigurationError(
+                f"the console would listen on {host}, where others can reach it, without any token: set MILLSTREAM_CONSOLE_TOKENS "
+                "(token=role, comma-separated), or listen on 127.0.0.1"
+            )
+        self._socket = _listen(host, port)
+        self.port = int(self._socket.getsockname()[1])
+        self._host = host
+        self._once = None if tokens else secrets.token_urlsafe(24)
+        hosts = frozenset(f"{each}:{self.port}" for each in (*LOOPBACK, "[::1]", host))
+        self._access = Access(tokens or {self._once or "": "admin"}, hosts=hosts, read_only=read_only, reusable=bool(tokens))
+        self._name = name
+        self._key = control_key
+        self._live: Live | None = None
+        self._app = App("millstream-console", broker=broker, store=store, schema=SCHEMA, topics=[TOPIC])
+        self._app.configure(broker=broker, store=store)
+        add_projection(self._app, self._told)
+
+    @property
+    def url(self) -> str:
+        """Where it is; with the token, the first time."""
+        return f"http://{self._host}:{self.port}/" + (f"?t={self._once}" if self._once else "")
+
+    def _told(self, facts: Sequence[Fact]) -> None:
+        if self._live is not None:
+            self._live.facts(facts)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Project and serve until `stop` is set."""
+        async with self._app as app:
+            watch = Watch(app.broker, app.clock)
+            live = self._live = Live()
+            model = ReadModel(app)
+            answers = Answers(model, watch, app.broker)
+            api = Api(answers, model, app.broker, self._access, live, name=self._name, key=self._key)
+            server = _Server(uvicorn.Config(self._site(api), log_level="warning", access_log=False, lifespan="off"))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    background = [tasks.create_task(watch.run()), tasks.create_task(_tell_verdicts(live, answers))]
+                    working = tasks.create_task(app.run(stop))
+                    serving = tasks.create_task(server.serve(sockets=[self._socket]))
+                    await stop.wait()
+                    server.should_exit = True
+                    server.force_exit = True
+                    await asyncio.wait([working, serving])
+                    for task in background:
+                        task.cancel()
+            finally:
+                self._live = None
+
+    def _site(self, api: Api) -> Starlette:
+        routes = [*api.routes(), Route("/api/{path:path}", _no_such), Route("/{path:path}", _page)]
+        return Starlette(routes=routes, middleware=[Middleware(Guard, access=self._access)])
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the program that it is part of."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        yield
+
+
+async def _tell_verdicts(live: Live, answers: Answers) -> None:
+    while True:
+        await asyncio.sleep(EVERY)
+        live.verdicts(await answers.groups())
+
+
+async def _no_such(request: Request) -> Response:
+    return refuse(404, f"There is no {request.url.path}.")
+
+
+async def _page(request: Request) -> Response:
+    """A file of the front end; every other path is one of its screens."""
+    wanted = request.path_params["path"]
+    file = (STATIC / wanted).resolve()
+    if not file.is_relative_to(STATIC) or not file.is_file():
+        if Path(wanted).suffix in (".js", ".css", ".svg", ".map", ".woff2"):
+            return refuse(404, f"There is no {request.url.path}.")
+        file = STATIC / "index.html"
+    if not file.is_file():
+        return Response("The console's pages were not built: run `make console`, or install the wheel.\n", 503, media_type="text/plain")
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    # Assets carry a hash of their content in their name.
+    headers = {"cache-control": "public, max-age=31536000, immutable"} if file.parent.name == "assets" else {}
+    return Response(file.read_bytes(), media_type=kind, headers=headers)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(f"{host}:{port} cannot be listened on ({os.strerror(error.errno or 0)}): choose another --port") from error
+    return listening

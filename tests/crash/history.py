@@ -9,6 +9,7 @@ the store hold in the end; it knows nothing of how Millstream works.
 
 import json
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -43,12 +44,16 @@ class Journal:
         """Note that the send was refused: it must never be seen."""
         self._write("failed", key, value)
 
+    def repeating(self, key: str, value: str) -> None:
+        """Note that the same event is sent once more: the log may hold it again, but it has its effect once."""
+        self._write("repeating", key, value)
+
     def handled(self, key: str, value: str) -> None:
         """Note that a handler ran to its end."""
         self._write("handled", key, value)
 
     def _write(self, what: str, key: str, value: str) -> None:
-        os.write(self._file, json.dumps([what, key, value]).encode() + b"\n")
+        os.write(self._file, json.dumps([what, key, value, time.monotonic_ns()]).encode() + b"\n")
 
     def close(self) -> None:
         os.close(self._file)
@@ -93,21 +98,24 @@ class History:
 
     sends: dict[str, tuple[str, Ending]] = field(default_factory=dict[str, tuple[str, Ending]])
     """value -> (key, how the send ended), in the order of each process."""
+    repeated: set[str] = field(default_factory=set[str])
     handled: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     @classmethod
     def read(cls, folder: Path) -> "History":
-        """Read the journals of a folder; processes that handle must not overlap in time."""
+        """Read the journals of a folder, in the order in which things happened."""
+        lines = [json.loads(line) for path in folder.glob("*.journal") for line in path.read_text().splitlines()]
         history = cls()
-        for path in sorted(folder.glob("*.journal"), key=lambda path: path.stat().st_ctime_ns):
-            for line in path.read_text().splitlines():
-                history.add(*json.loads(line))
+        for what, key, value, _ in sorted(lines, key=lambda line: line[3]):
+            history.add(what, key, value)
         return history
 
     def add(self, what: str, key: str, value: str) -> None:
         """Take in one line."""
         if what == "handled":
             self.handled.append((key, value))
+        elif what == "repeating":
+            self.repeated.add(value)
         elif what == "sending":
             self.sends[value] = (key, "unknown")
         elif what == "acknowledged":
@@ -147,7 +155,7 @@ def _log(history: History, log: Sequence[Stored]) -> Iterable[Violation]:
         elif sent[0] != stored.key:
             yield Violation("unexpected", f"{stored.value} was sent with the key {sent[0]!r}, and is stored with {stored.key!r}")
     for value, count in Counter(stored.value for stored in log).items():
-        if count > 1:
+        if count > 1 and value not in history.repeated:
             yield Violation("duplicate", f"the log holds {value} {count} times")
     there = {stored.value for stored in log}
     for value in history.acknowledged:
@@ -155,7 +163,11 @@ def _log(history: History, log: Sequence[Stored]) -> Iterable[Violation]:
             yield Violation("lost", f"{value} was acknowledged, and is not in the log")
     yield from _gaps(log)
     last: dict[tuple[str, str], int] = {}
+    seen = set[str]()
     for stored in sorted(log, key=lambda stored: (stored.partition, stored.position)):
+        if stored.value in seen:
+            continue
+        seen.add(stored.value)
         process, _, counter = stored.value.rpartition("-")
         if last.get((process, stored.key), -1) > int(counter):
             yield Violation("nonmonotonic send", f"{stored.value} lies behind {process}-{last[process, stored.key]} of the same key")
@@ -173,9 +185,9 @@ def _gaps(log: Sequence[Stored]) -> Iterable[Violation]:
 
 def _reader(log: Sequence[Stored], reader: Reader) -> Iterable[Violation]:
     order: dict[str, list[str]] = defaultdict(list)
-    for stored in sorted(log, key=lambda stored: (stored.partition, stored.position)):
-        if stored.value not in reader.dead:
-            order[stored.key].append(stored.value)
+    for key, value in dict.fromkeys((s.key, s.value) for s in sorted(log, key=lambda s: (s.partition, s.position))):
+        if value not in reader.dead:
+            order[key].append(value)
     seen: dict[str, list[str]] = defaultdict(list)
     for key, value in reader.seen:
         seen[key].append(value)
@@ -190,8 +202,8 @@ def _reader(log: Sequence[Stored], reader: Reader) -> Iterable[Violation]:
         for value in got:
             if value not in known:
                 yield Violation("unexpected", f"{reader.name}: saw {value} of key {key!r}, which is not in the log")
-        if unseen := [value for value in expected if value not in set(got)]:
+        if unseen := sorted(set(expected) - set(got)):
             yield Violation("unseen", f"{reader.name}: never saw {', '.join(unseen)} of key {key!r}")
-        there = set(got)
-        if [v for v in got if v in set(expected)] != [v for v in expected if v in there]:
+        there, alive = set(got), set(expected)
+        if [value for value in got if value in alive] != [value for value in expected if value in there]:
             yield Violation("out of order", f"{reader.name}: key {key!r} was published as {expected}, and seen as {got}")

@@ -76,6 +76,12 @@ def store_twice(case: Case) -> None:
     case.log.append(replace(case.acknowledged(), partition="t/2", position=0))
 
 
+def repeat_on_purpose(case: Case) -> None:
+    stored = case.acknowledged()
+    case.history.add("repeating", stored.key, stored.value)
+    case.log.append(replace(stored, position=1 + max(s.position for s in case.log if s.partition == stored.partition)))
+
+
 def share_a_position(case: Case) -> None:
     case.log[3] = replace(case.log[3], partition=case.log[2].partition, position=case.log[2].position)
 
@@ -126,6 +132,16 @@ def change_a_key(case: Case) -> None:
 def test_a_good_history_has_no_violation(seed: int) -> None:
     """Refused sends, dead letters, redelivered pages and recovered sends are no anomalies."""
     assert check(Case(seed).history, Case(seed).log, [Case(seed).once, Case(seed).repeats]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_event_that_is_sent_twice_on_purpose_may_be_stored_twice(seed: int) -> None:
+    """A producer that repeats itself is no anomaly, as long as the effect is not repeated."""
+    case = Case(seed)
+
+    repeat_on_purpose(case)
+
+    assert case.kinds() == set()
 
 
 @pytest.mark.parametrize(

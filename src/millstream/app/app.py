@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from millstream.app.chance import ten_bytes
 from millstream.app.connect import MEMORY, connect_broker, connect_store
 from millstream.app.control import Control
 from millstream.app.relay import Relay
@@ -305,7 +306,7 @@ class App:
     def envelope_of(self, message: object, *, correlation: str | None = None, id: str | None = None) -> Envelope:
         """Put a message into its envelope: a new id, this app as its source, now."""
         micros = self.clock.micros()
-        return self._envelope(message, micros, id or new_id(micros // 1000, os.urandom(10)), correlation)
+        return self._envelope(message, micros, id or new_id(micros // 1000, ten_bytes()), correlation)
 
     def _envelope(self, message: object, micros: int, id: str, correlation: str | None = None) -> Envelope:
         contract, encode, key = publisher_of(type(message))
@@ -342,10 +343,8 @@ class App:
 
         Raises `PublishError`, which has a result for each, when some are not.
         """
-        micros, chance = self.clock.micros(), os.urandom(10 * len(messages))
-        envelopes = [
-            self._envelope(message, micros, new_id(micros // 1000, chance[10 * n : 10 * n + 10])) for n, message in enumerate(messages)
-        ]
+        micros = self.clock.micros()
+        envelopes = [self._envelope(message, micros, new_id(micros // 1000, ten_bytes())) for message in messages]
         if envelopes:
             results = await self.broker.publish(envelopes)
             if any(result is not None for result in results):

@@ -7,7 +7,6 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 from zlib import crc32
 
@@ -188,6 +187,9 @@ class Reporter:
         )
 
     def _manifest(self) -> Manifest:
+        # Only here: it reads mails and archives, and costs as much to import as all the rest.
+        from importlib.metadata import version
+
         contracts = {contract.name: contract for handler in self._handlers for contract in (*handler.contracts, *handler.returns)}
         return Manifest(
             app=self.app,

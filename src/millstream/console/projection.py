@@ -87,10 +87,10 @@ def fingerprint_of(parked: ParkedFact) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def add_projection(app: App, told: Callable[[Sequence[Fact]], None] = lambda _: None) -> None:
+def add_projection(app: App, group: str, told: Callable[[Sequence[Fact]], None] = lambda _: None) -> None:
     """Have an App fold all facts there are, from the oldest on, in order; `told` hears of each batch."""
 
-    @app.subscriber(FactMessage, group="millstream.console", start="earliest", concurrency=1, batch=500)
+    @app.subscriber(FactMessage, group=group, start="earliest", concurrency=1, batch=500)
     async def project(facts: list[FactMessage], tx: Transaction) -> None:
         """Fold a batch of facts into the read model."""
         Rows(message.fact for message in facts).write(tx)

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from millstream.app.app import App
+from millstream.app.connect import connect_broker, connect_store
 from millstream.console.access import Access, Guard, Role, refuse
 from millstream.console.answers import Answers
 from millstream.console.api import Api
@@ -25,10 +27,12 @@ from millstream.console.projection import SCHEMA, add_projection
 from millstream.console.read_model import ReadModel
 from millstream.console.watch import EVERY, Watch
 from millstream.contracts.errors import ConfigurationError
-from millstream.core.facts import TOPIC, Fact
+from millstream.core.facts import INTERNAL, TOPIC, Fact
 
 STATIC = Path(__file__).parent / "static"
 DEFAULT_PORT = 7788
+#: The groups in which consoles read facts, one each.
+GROUPS = f"{INTERNAL}console."
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -66,8 +70,10 @@ class Console:
         self._key = control_key
         self._live: Live | None = None
         self._app = App("millstream-console", broker=broker, store=store, schema=SCHEMA, topics=[TOPIC])
-        self._app.configure(broker=broker, store=store)
-        add_projection(self._app, self._told)
+        self._app.configure(broker=broker, store=store, facts="off")
+        self._urls = (broker, store)
+        self._group = f"{GROUPS}{blake2b(store.encode(), digest_size=4).hexdigest()}"
+        add_projection(self._app, self._group, self._told)
 
     @property
     def url(self) -> str:
@@ -78,8 +84,26 @@ class Console:
         if self._live is not None:
             self._live.facts(facts)
 
+    async def _clear_away(self) -> None:
+        """Forget the groups of consoles that are gone, or whose read model was deleted: they would hold up retention for ever."""
+        clock = self._app.clock
+        async with connect_broker(self._urls[0], clock) as broker, connect_store(self._urls[1], None, clock) as store:
+            for group in await broker.groups():
+                if not group.name.startswith(GROUPS):
+                    continue
+                alive = any(state.owner is not None for state in await broker.positions(group.name))
+                if not alive and (group.name != self._group or group.store != store.id):
+                    await broker.forget(group.name)
+
     async def serve(self, stop: asyncio.Event) -> None:
-        """Project and serve until `stop` is set."""
+        """Project and serve until `stop` is set; after that the console is closed."""
+        try:
+            await self._clear_away()
+            await self._serve(stop)
+        finally:
+            self._socket.close()
+
+    async def _serve(self, stop: asyncio.Event) -> None:
         async with self._app as app:
             watch = Watch(app.broker, app.clock)
             live = self._live = Live()
@@ -146,6 +170,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        # Who comes before the server has started waits, instead of being turned away.
+        listening.listen(128)
     except OSError as error:
         listening.close()
         raise ConfigurationError(f"{host}:{port} cannot be listened on ({os.strerror(error.errno or 0)}): choose another --port") from error

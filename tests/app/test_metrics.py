@@ -143,6 +143,7 @@ def test_the_pages_of_workers_become_one_that_a_scraper_can_read() -> None:
     assert value(page, "millstream_lag_events", group="g", topic="t") == 7
     assert [value(page, "millstream_ready", worker=n) for n in ("1", "2")] == [1, 1]
     assert page.count("# TYPE millstream_deliveries_total ") == 1
+    assert page.count("\nmillstream_lag_events{") == 1
     assert merged({}) == ""
 
 

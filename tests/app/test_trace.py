@@ -134,15 +134,25 @@ async def test_what_is_in_no_log_is_not_found(broker: MemoryBroker, store: Memor
         await traced(broker, store, "nowhere")
 
 
-async def test_a_trace_keeps_up_with_what_is_new(broker: MemoryBroker, store: MemoryStore) -> None:
+async def test_a_trace_keeps_up_with_what_is_new(
+    broker: MemoryBroker, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Effects that come later are added to the tree, and nothing is read twice."""
     await broker.publish([event(ORDER, "order")])
     tracer = Tracer(broker, store, ORDER)
     await tracer.advance()
     await broker.publish([event(STOCK, "stock", ORDER, "inventory/1")])
 
+    read: list[Partition] = []
+
+    async def reading(partition: Partition, position: int, most: int) -> object:
+        read.append(partition)
+        return broker.deliveries(partition, position, most)
+
+    monkeypatch.setattr(broker, "read", reading)
     grown = await tracer.advance()
     again = await tracer.advance()
 
     assert (grown, again) == (True, False)
+    assert read == [Partition("stock", 0)]
     assert outline(await tracer.trace()) == [["order", [["inventory", "handled", [["stock", []]]]]]]

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from millstream import App
+from millstream.app.connect import connect_broker
+from millstream.app.system_clock import SystemClock
 
 from .conftest import Result
 
@@ -198,3 +200,23 @@ def test_a_trace_is_followed_until_nothing_waits(millstream: Run, work: Work, se
 
     assert result.code == 0
     assert result.out.count("pending") == 1
+
+
+def test_a_followed_trace_shows_each_change_and_ends_when_nothing_waits(
+    millstream: Run, work: Work, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group comes to the event while somebody looks."""
+    work("a")
+    millstream("publish", "order.placed", "-d", '{"order_id": "late"}', "--app", f"{service}:app")
+
+    async def meanwhile(self: SystemClock, seconds: float) -> None:
+        async with connect_broker("sqlite:///desk.db", SystemClock()) as broker:
+            heads = [(partition, head) for partition, _, head in await broker.bounds("order.placed")]
+            await broker.seek("desk.accept", heads)
+
+    monkeypatch.setattr(SystemClock, "sleep", meanwhile)
+    result = millstream("trace", "late", "--follow", "--broker", "sqlite:///desk.db")
+    documents = millstream("trace", "late", "--follow", "--broker", "sqlite:///desk.db", "-o", "json").lines
+
+    assert [line.split()[-1] for line in result.out.splitlines() if "desk.accept" in line] == ["waiting", "passed"]
+    assert [document["pending"] for document in documents] == [0]

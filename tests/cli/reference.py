@@ -176,7 +176,7 @@ def _rows(command: App, group: str) -> list[str]:
         if choices:
             says += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
         default = argument.field_info.default
-        if argument.parameter.show_default is not False and default not in (None, (), False, inspect.Parameter.empty):
+        if argument.parameter.show_default is not False and default not in (None, (), "", False, inspect.Parameter.empty):
             says += f" Default: `{default}`."
         rows.append(f"| {names} | {says.strip()} |".replace("|  |", "| |"))
     return rows

@@ -1,6 +1,9 @@
 """A campaign: one scenario, killed at one point after another, recovered and checked each time."""
 
+import math
+import random
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,6 +40,8 @@ class Report:
     """What came of a campaign."""
 
     scenario: str
+    points: int
+    """How many there are to kill at."""
     killed: list[Point] = field(default_factory=list[Point])
     missed: list[Point] = field(default_factory=list[Point])
     violations: list[str] = field(default_factory=list[str])
@@ -58,14 +63,31 @@ class Campaign:
             self._free.put(nursery)
         self._template = folder / "template"
 
-    def run(self, most: int | None, skip: frozenset[str] = frozenset()) -> Report:
-        """Kill at no more than `most` passages of each place, or at all of them; places to `skip` were tried elsewhere."""
-        report = Report(self.scenario.name)
+    def run(
+        self,
+        most: int | None,
+        skip: frozenset[str] = frozenset(),
+        until: float = math.inf,
+        chance: random.Random | None = None,
+    ) -> Report:
+        """Kill at no more than `most` passages of each place, or at all of them; places to `skip` were tried elsewhere.
+
+        It goes on until some (monotonic) time, and with `chance` in an order of chance.
+        """
         points = [point for point in choose(self._rehearse(), most) if point.name not in skip]
+        if chance is not None:
+            chance.shuffle(points)
+        report = Report(self.scenario.name, len(points))
+
+        def kill(number: int, point: Point) -> tuple[bool, list[str]] | None:
+            return self._kill(number, point) if time.monotonic() < until else None
+
         with ThreadPoolExecutor(self._lanes) as threads:
-            for point, died, wrong in threads.map(self._kill, range(len(points)), points):
-                (report.killed if died else report.missed).append(point)
-                report.violations += [f"{point.name} #{point.passage}: {violation}" for violation in wrong]
+            for point, outcome in zip(points, threads.map(kill, range(len(points)), points), strict=True):
+                if outcome is not None:
+                    died, wrong = outcome
+                    (report.killed if died else report.missed).append(point)
+                    report.violations += [f"{point.name} #{point.passage}: {violation}" for violation in wrong]
         return report
 
     def _rehearse(self) -> Path:
@@ -84,7 +106,7 @@ class Campaign:
         finally:
             self._free.put(nursery)
 
-    def _kill(self, number: int, point: Point) -> tuple[Point, bool, list[str]]:
+    def _kill(self, number: int, point: Point) -> tuple[bool, list[str]]:
         nursery = self._free.get()
         run = self._copy(f"run-{number}")
         # Every other time somebody else has the file open, so that what the victim leaves in shared memory is met.
@@ -94,10 +116,10 @@ class Campaign:
                 witness.execute("select * from sqlite_schema").fetchall()
             died = nursery.run(f"{SERVICES}:{self.scenario.victim}", run, self.scenario.files, point, log=run / "output")
             if died not in (0, KILLED):
-                return point, False, [f"the victim ended with {died}: {_tail(run)}"]
+                return False, [f"the victim ended with {died}: {_tail(run)}"]
             code = nursery.run(f"{SERVICES}:{self.scenario.recover}", run, self.scenario.files, log=run / "output")
             if code != 0:
-                return point, True, [f"the recovery ended with {code}: {_tail(run)}"]
+                return True, [f"the recovery ended with {code}: {_tail(run)}"]
             wrong = [f"{violation.kind}: {violation.text}" for violation in self.scenario.check(run)]
         finally:
             self._free.put(nursery)
@@ -105,7 +127,7 @@ class Campaign:
                 witness.close()
         if not wrong:
             shutil.rmtree(run)
-        return point, died == KILLED, wrong
+        return died == KILLED, wrong
 
     def _copy(self, name: str) -> Path:
         return Path(shutil.copytree(self._template, self._folder / name))

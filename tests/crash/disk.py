@@ -87,8 +87,8 @@ class WatchedDisk(_Disk):
 class RecordingDisk(_Disk):
     """Keeps the trace of all that is written and synced."""
 
-    def __init__(self, name: str = "recording") -> None:
-        super().__init__(name)
+    def __init__(self, name: str = "recording", *, default: bool = False) -> None:
+        super().__init__(name, default=default)
         self.trace: list[Op] = []
 
     def change(self, op: Op, act: Callable[[], None]) -> None:
@@ -172,6 +172,10 @@ class PowerCut:
         self._durable: dict[str, _Content] = {}
         self._pending: list[Op] = []
         self.marks: list[str] = []
+
+    def begin_with(self, file: str, data: bytes) -> None:
+        """Have a file be there, and durable, before the trace begins."""
+        self._durable.setdefault(file, _Content()).apply(Op("write", file, 0, data))
 
     def go_on(self, op: Op) -> None:
         """Pass one operation of the trace."""

@@ -53,7 +53,11 @@ class Journal:
         self._write("handled", key, value)
 
     def _write(self, what: str, key: str, value: str) -> None:
-        os.write(self._file, json.dumps([what, key, value, time.monotonic_ns()]).encode() + b"\n")
+        self.write(json.dumps([what, key, value, time.monotonic_ns()]).encode() + b"\n")
+
+    def write(self, line: bytes) -> None:
+        """Append a whole line."""
+        os.write(self._file, line)
 
     def close(self) -> None:
         os.close(self._file)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from tests.crash.disk import RecordingDisk
 from tests.crash.history import Journal, Stored
 from tests.crash.points import Point, watch
 
 from millstream import App, Context, Retry, Transaction, event
 from millstream.brokers.sqlite import SqliteBroker
 from millstream.brokers.sqlite_subscription import SqliteSubscription
-from millstream.contracts.errors import NotStartedError
+from millstream.contracts.errors import NotStartedError, StoreBusyError
 from millstream.core.store import Parked
+from millstream.stores.sqlite_file import SqliteFile
 
 SCHEMA = "create table if not exists effect(key text not null, value text not null)"
 KEYS = ("a", "b", "c")
@@ -161,6 +164,20 @@ def work(folder: str, files: str, kill: Sequence[object] | None = None, trace: s
             await run_until(app, lambda: is_idle(app))
 
     asyncio.run(main())
+
+
+def work_recorded(folder: str, files: str, synchronous: str) -> None:
+    """Work until nothing is left to do, and write down the trace of all that was written and synced, and when what was handled."""
+    set_default(SqliteFile, "synchronous", synchronous)
+    disk, write = RecordingDisk(default=True), Journal.write
+
+    def write_and_mark(journal: Journal, line: bytes) -> None:
+        write(journal, line)
+        disk.mark(line.decode())
+
+    Journal.write = write_and_mark  # type: ignore[method-assign]
+    work(folder, files)
+    (Path(folder) / "trace").write_bytes(msgspec.msgpack.encode(disk.trace))
 
 
 def publish(
@@ -344,9 +361,14 @@ def take_over(folder: str, files: str, lease: float) -> None:
 
 def shorten_lease(seconds: float) -> None:
     """Have brokers of this process hold their partitions for so long after each sign of life."""
-    defaults = SqliteBroker.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults["lease"] = seconds
+    set_default(SqliteBroker, "lease", seconds)
+
+
+def set_default(kind: type, option: str, value: object) -> None:
+    """Have a class make its objects with another option, in this process, where nobody says otherwise."""
+    defaults = kind.__init__.__kwdefaults__
+    assert option in defaults
+    defaults[option] = value
 
 
 def work_on_poison(folder: str, files: str, way: str) -> None:
@@ -379,3 +401,55 @@ def hanging(folder: Path, files: str) -> App:
         return Booked(made.key, made.value)
 
     return app
+
+
+# What runs for as long as it is let live
+
+
+def work_on(folder: str, files: str, process: str, lease: float) -> None:
+    """Work with a short lease until SIGTERM."""
+    shorten_lease(lease)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        async with books(Path(folder), files, process) as app:
+            await app.run(stop)
+
+    asyncio.run(main())
+
+
+def produce(folder: str, process: str, seed: int) -> None:
+    """Publish until SIGTERM: batches of all sizes, now and then an event whose handler fails at first, or the same event again."""
+
+    async def main() -> None:
+        stop, chance, journal = asyncio.Event(), random.Random(seed), Journal(Path(folder), process)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        async with orders(Path(folder), "two") as app:
+            while not stop.is_set():
+                events = [
+                    Made(f"k{chance.randrange(32)}", journal.value(), "passes" if chance.random() < 0.01 else "")
+                    for _ in range(chance.choice((1, 1, 2, 5, 20)))
+                ]
+                await send(app, journal, events, again=chance.random() < 0.05)
+                await app.clock.sleep(chance.random() * 0.02)
+
+    asyncio.run(main())
+
+
+async def send(app: App, journal: Journal, events: list[Made], *, again: bool) -> None:
+    """Publish some events, perhaps twice, and write down how it ended."""
+    for made in events:
+        journal.sending(made.key, made.value)
+    try:
+        envelopes = await app.publish_many(events)
+    except StoreBusyError:
+        for made in events:
+            journal.failed(made.key, made.value)
+        return
+    for made in events:
+        journal.acknowledged(made.key, made.value)
+    if again:
+        for made in events:
+            journal.repeating(made.key, made.value)
+        await app.broker.publish(envelopes)

@@ -118,7 +118,7 @@ class Judge:
         assert work.handler is not None
         # A handler's SystemExit, KeyboardInterrupt or CancelledError is a failure like any other.
         failure = error if isinstance(error, Exception) else RuntimeError(f"handler raised {error!r}")
-        if isinstance(failure, (HandlerResultError, ContractError)):
+        if isinstance(failure, (HandlerResultError, ContractError, TooLargeError)):
             decision: Again | Park = Park("what the handler publishes is wrong, and would be again")
         else:
             decision = work.handler.options.retry.decide(work.attempt, failure, self._chance())

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import signal
+import sys
 import webbrowser
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ def console(
     *,
     host: Annotated[str, Parameter(help="Where it listens; anything but this machine needs tokens.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Its port; 0 takes a free one.")] = 7788,
+    any_port: Annotated[bool, flag("Take a free port when that one is taken.")] = False,
+    while_fed: Annotated[bool, flag("End when standard input is closed: for programs that start it.")] = False,
     read_only: Annotated[bool, flag("Look, and change nothing.")] = False,
     data: Annotated[Path | None, Parameter(help="The file of its read model; it can be deleted at any time.")] = None,
     name: Annotated[str, Parameter(help="What the system is called in its title.")] = "",
@@ -48,6 +51,7 @@ def console(
         store=f"{EMBEDDED}{data or _beside(settings.broker)}",
         host=host,
         port=port,
+        any_port=any_port,
         tokens=_tokens(os.environ.get("MILLSTREAM_CONSOLE_TOKENS", "")),
         read_only=read_only,
         name=name or masked(settings.broker),
@@ -59,13 +63,16 @@ def console(
         print(f"Console  {running.url}\n         The address works once; the browser then stays signed in.", flush=True)
     if open:
         webbrowser.open(running.url)
-    asyncio.run(_serve(running.serve))
+    asyncio.run(_serve(running.serve, while_fed=while_fed))
     return 0
 
 
-async def _serve(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+async def _serve(serve: Callable[[asyncio.Event], Awaitable[None]], *, while_fed: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    if while_fed:
+        # Whoever started it may be killed: then its end of the pipe is closed, and nobody needs this any more.
+        loop.add_reader(sys.stdin.fileno(), lambda: None if sys.stdin.buffer.read1(1) else stop.set())  # type: ignore[union-attr]
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     await serve(stop)

@@ -50,6 +50,7 @@ class Console:
         store: str,
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
+        any_port: bool = False,
         tokens: Mapping[str, Role] | None = None,
         read_only: bool = False,
         name: str = "",
@@ -60,7 +61,7 @@ class Console:
                 f"the console would listen on {host}, where others can reach it, without any token: set MILLSTREAM_CONSOLE_TOKENS "
                 "(token=role, comma-separated), or listen on 127.0.0.1"
             )
-        self._socket = _listen(host, port)
+        self._socket = _listen(host, port, any_port=any_port)
         self.port = int(self._socket.getsockname()[1])
         self._host = host
         self._once = None if tokens else secrets.token_urlsafe(24)
@@ -164,7 +165,7 @@ async def _page(request: Request) -> Response:
     return Response(file.read_bytes(), media_type=kind, headers=headers)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, any_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -174,5 +175,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except OSError as error:
         listening.close()
+        if any_port and port:
+            return _listen(host, 0, any_port=False)
         raise ConfigurationError(f"{host}:{port} cannot be listened on ({os.strerror(error.errno or 0)}): choose another --port") from error
     return listening

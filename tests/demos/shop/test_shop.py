@@ -99,7 +99,7 @@ def open_shop(folder: Path, *flags: str) -> Iterator[Shop]:
 def test_an_order_becomes_a_mail_and_moves_the_dashboard(tmp_path: Path) -> None:
     """The walk of a customer: the shop, the order's page, the inbox, the dashboard; each service with its own database."""
     with open_shop(tmp_path) as shop:
-        assert list(shop.ready) == ["shop", "mail", "dashboard", "processes"]
+        assert list(shop.ready) == ["shop", "mail", "dashboard", "console", "processes"]
         assert list(shop.ready["processes"]) == ["storefront", "inventory", "mailer", "analytics", "catcher"]
 
         order = shop.until_mailed(shop.order("ada"))

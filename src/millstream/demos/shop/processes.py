@@ -68,7 +68,7 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=_environment(self._settings),
+                env=environment(self._settings),
                 cwd=self._settings.folder,
                 pass_fds=[each.fileno() for each in self._listening],
                 start_new_session=True,
@@ -139,7 +139,7 @@ class Processes:
             each.close()
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """The user's environment without the settings of the user's own service; those of a pyproject.toml stay out by the folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MILLSTREAM_")}
     # Services run in the shop's folder: what the user's Python finds from where the user is, must be found from there.
@@ -148,7 +148,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         entries.append(str(PACKAGES))
     if entries:
         kept["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
-    return {**kept, **settings.to_environment()}
+    return {**kept, **settings.to_environment(), "MILLSTREAM_FACTS": "on"}
 
 
 def _close_input(process: subprocess.Popen[bytes]) -> None:

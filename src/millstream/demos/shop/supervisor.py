@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from millstream.demos.shop.auditor import gather
+from millstream.demos.shop.console import ConsoleProcess
 from millstream.demos.shop.crash import PROBABILITIES, calm
 from millstream.demos.shop.drain import drain
 from millstream.demos.shop.faults import Injector, inject_at_random, kill_at_random, waited
 from millstream.demos.shop.folder import Folder
 from millstream.demos.shop.journal import answers
 from millstream.demos.shop.options import DemoOptions, Settings
-from millstream.demos.shop.processes import Processes, listen
+from millstream.demos.shop.processes import Processes, environment, listen
 from millstream.demos.shop.report import Run, as_text, proof
 from millstream.demos.shop.tables import figures
 from millstream.demos.shop.terminal import Terminal, keys
@@ -75,6 +76,8 @@ class _Shop:
         )
         calm(self._settings, False)
         self._processes = Processes(self._settings, options.services, listening)
+        # Nobody watches a proof.
+        self._console = None if faults else ConsoleProcess(self._settings, environment(self._settings))
         self._random = random.Random(options.seed)
         rate = options.rate if options.rate is not None else PROOF_RATE if faults else DEMO_RATE
         chance = random.Random(f"{options.seed}/customers")
@@ -94,10 +97,14 @@ class _Shop:
         code = 1
         try:
             self._processes.start_all()
+            if self._console is not None:
+                self._console.start()
             code = await self._until_interrupted(self._open())
         finally:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 self._terminal.end_status()
+            if self._console is not None:
+                self._console.stop()
             self._processes.stop_all()
             # What went wrong is worth a look; what went well is not.
             self._folder.close(keep=code == 1)
@@ -124,6 +131,8 @@ class _Shop:
         watch = asyncio.create_task(self._processes.watch())
         try:
             await self._processes.until_ready()
+            if self._console is not None:
+                await self._console.until_ready()
             self._say_ready(time.monotonic() - started)
             async with Injector(self._settings, random.Random(f"{self._options.seed}/injector")) as injector:
                 return await self._business(injector)
@@ -266,10 +275,12 @@ class _Shop:
             "shop": f"http://127.0.0.1:{self._settings.shop_port}",
             "mail": None if self._options.smtp else f"http://127.0.0.1:{self._settings.mail_port}",
             "dashboard": f"http://127.0.0.1:{self._settings.dashboard_port}",
+            "console": self._console.url if self._console is not None else None,
         }
         if self._options.output == "json" and not self._faults:
             print(json.dumps({**urls, "processes": self._processes.pids}), flush=True)
         self._terminal.say(
+            f"  Console    {urls['console'] or 'see run/console.log'}   see it all; the address works once\n"
             f"  Shop       {urls['shop']}   place an order yourself\n"
             f"  Mail       {urls['mail'] or self._settings.smtp}   every e-mail really sent over SMTP\n"
             f"  Dashboard  {urls['dashboard']}   what was sold, live\n"
@@ -277,7 +288,7 @@ class _Shop:
             f"  {len(self._options.services)} services, each a process with its own database; started in {seconds:.1f} s"
         )
         if self._options.open:
-            webbrowser.open(str(urls["shop"]))
+            webbrowser.open(str(urls["console"] or urls["shop"]))
 
     def _port(self, name: str) -> int:
         smtp = int(self._settings.smtp.rpartition(":")[2])

@@ -13,9 +13,11 @@ import msgspec
 STORES = ("storefront", "inventory", "mailer", "analytics")
 BUSY_MS = 5000
 
-PAGES = "select raw, events from broker_page order by at"
-HEADS = "select count(*), coalesce(sum(next), 0) from broker_partition"
-LAG = "select coalesce(sum(p.next - g.committed), 0) from broker_position g join broker_partition p on p.tp = g.tp"
+#: Topics of the framework's own are none of the shop's.
+OURS = "join broker_topic t on t.id = p.topic where t.name not like 'millstream.%'"
+PAGES = f"select e.raw, e.events from broker_page e join broker_place p on p.tp = e.at >> 44 {OURS} order by e.at"
+HEADS = f"select count(*), coalesce(sum(p.next), 0) from broker_partition p {OURS}"
+LAG = f"select coalesce(sum(p.next - g.committed), 0) from broker_position g join broker_partition p on p.tp = g.tp {OURS}"
 DEAD_LETTERS = "select data from store_parked where state = 'dead'"
 COUNT_DEAD = "select count(*) from store_parked where state = 'dead'"
 WAITING = (

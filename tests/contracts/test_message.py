@@ -2,7 +2,7 @@
 
 import enum
 import json
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -237,7 +237,7 @@ def test_a_contract_holds_what_was_declared() -> None:
         a: int
 
     assert contract_of(Ship) == Contract("test.ship", 3, None, "test.orders", "command", "json", Ship, "")
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         contract_of(Ship).version = 4  # type: ignore[misc]
 
 

@@ -6,9 +6,10 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self, TypeVar
+
+from msgspec import structs
 
 from millstream.app.chance import ten_bytes
 from millstream.app.connect import MEMORY, connect_broker, connect_store
@@ -185,7 +186,7 @@ class App:
         compiled: list[Handler] = []
         for function, types, options in self._router.declared:
             group = options.group or f"{self.name}.{function.__name__}"
-            handler = compile_handler(function, types, replace(options, group=group))
+            handler = compile_handler(function, types, structs.replace(options, group=group))
             for contract in (*handler.contracts, *handler.returns):
                 known = named.setdefault(contract.name, contract.type)
                 if known is not contract.type:

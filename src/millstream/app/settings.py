@@ -1,10 +1,8 @@
 """Settings: where a service finds its broker and store, and how it runs; each value with its origin."""
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -42,8 +40,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a process was told, by whom; made by `resolve`.
 
     `origins` says for each field where its value came from, in words for people.
@@ -61,7 +58,7 @@ class Settings:
     log_level: LogLevel = "info"
     facts: Switch = "off"
     control_key: str | None = None
-    origins: Mapping[str, str] = field(default_factory=dict[str, str])
+    origins: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
 
     def origin(self, name: str) -> str:
         """Where the value of a field came from."""
@@ -224,6 +221,8 @@ def _from_project(folder: Path) -> dict[str, tuple[object, str]]:
     for key, value in cast("dict[str, object]", table).items():
         name = key.replace("-", "_")
         if name not in FIELDS:
+            import difflib
+
             near = difflib.get_close_matches(name, FIELDS, n=1)
             hint = f"Did you mean {near[0].replace('_', '-')}?" if near else f"There are: {', '.join(n.replace('_', '-') for n in FIELDS)}."
             raise ConfigurationError(f"{path}: [tool.millstream] has no setting {key!r}. {hint}")

@@ -9,8 +9,9 @@ handler is ready to go on: it is never open while user code waits, but for a mom
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from millstream.app.judge import Judge
 from millstream.app.waiting import wait_for
@@ -32,8 +33,7 @@ PAUSE = 0.2
 MOST = 1000
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """What one commit carries, and what is to be told when it is durable."""
 
     page: Page

@@ -8,10 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote
+
+from msgspec import structs
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
@@ -157,16 +159,16 @@ class MemoryBroker:
             for number in range(known.partitions or 0):
                 self.logs[Partition(topic.name, number)] = _Log()
         if topic.retain_seconds is not None:
-            known = replace(known, retain_seconds=topic.retain_seconds)
+            known = structs.replace(known, retain_seconds=topic.retain_seconds)
         if topic.retain_bytes is not None:
-            known = replace(known, retain_bytes=topic.retain_bytes)
+            known = structs.replace(known, retain_bytes=topic.retain_bytes)
         self._topics[topic.name] = known
         return known
 
     def _make_group(self, group: Group) -> None:
         members = self._groups.setdefault(group.name, _Members(self, group))
         topics = tuple(dict.fromkeys((*members.group.topics, *group.topics)))
-        members.group = replace(group, topics=topics, store=group.store or members.group.store)
+        members.group = structs.replace(group, topics=topics, store=group.store or members.group.store)
         for name in group.topics:
             for partition in self._partitions(self._make_topic(Topic(name=name)).name):
                 log = self.logs[partition]

@@ -1,7 +1,6 @@
 """The broker port: what routes events, in batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -11,8 +10,7 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
+class Features(msgspec.Struct, frozen=True, kw_only=True):
     """What a broker promises beyond delivery; the suites hold it to that."""
 
     ordered: bool = False
@@ -35,8 +33,7 @@ class Features:
     """The largest body of an event in bytes, checked at publish."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topic:
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """A named log; its number of partitions is fixed when it is created.
 
     `partitions=None` takes those it has, and 8 when it is new. Retention removes what
@@ -50,8 +47,7 @@ class Topic:
     retain_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(msgspec.Struct, frozen=True, kw_only=True):
     """Consumers that share the work of some topics.
 
     `store` is the id of the store that keeps the group's progress. A broker that
@@ -100,15 +96,13 @@ class Delivery(msgspec.Struct, gc=False):
     message: Message | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Deliveries:
+class Deliveries(msgspec.Struct, frozen=True):
     """Deliveries, those of a partition in its order."""
 
     items: Sequence[Delivery]
 
 
-@dataclass(frozen=True, slots=True)
-class Assigned:
+class Assigned(msgspec.Struct, frozen=True):
     """These partitions are this subscription's from now on.
 
     Nothing of them is delivered before `start()` has said where to go on.
@@ -117,8 +111,7 @@ class Assigned:
     partitions: tuple[Partition, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(msgspec.Struct, frozen=True):
     """These partitions go to another; what is in hand may be settled until `deadline` (monotonic seconds).
 
     The subscriber answers with `release()` when it has stopped working on them.
@@ -128,8 +121,7 @@ class Revoked:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """These partitions are gone already; nothing of them can be settled."""
 
     partitions: tuple[Partition, ...]
@@ -145,8 +137,7 @@ class Figure(msgspec.Struct, frozen=True):
     quality: Literal["exact", "estimated", "unknown"] = "exact"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionState:
+class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a group stands in a partition."""
 
     partition: Partition

@@ -5,9 +5,10 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Union
+
+import msgspec
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, HandlerResultError
@@ -18,8 +19,7 @@ from millstream.core.store import Transaction
 DeliveryMode = Literal["effectively_once", "at_least_once"]
 
 
-@dataclass(frozen=True, slots=True)
-class Depends:
+class Depends(msgspec.Struct, frozen=True):
     """A parameter whose value `make()` gives, afresh for each delivery.
 
     `make` is a function, an async function, or a generator of either kind that yields
@@ -63,8 +63,7 @@ class Context:
         self.published.append(message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a subscriber declares beside its types."""
 
     group: str
@@ -92,8 +91,7 @@ class Options:
 Call = Callable[[Any, Any, Transaction | None], Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handler:
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """A user's function, ready to be called: `call(message, context, transaction)`."""
 
     name: str
@@ -181,8 +179,7 @@ def _check(handler: Handler) -> None:
         raise ConfigurationError(f"handler {handler.name}: id={options.id!r} names a field of a bare body; add wire='json'")
 
 
-@dataclass(frozen=True, slots=True)
-class Giver:
+class Giver(msgspec.Struct, frozen=True):
     """Where one argument of a handler comes from."""
 
     kind: Literal["event", "context", "transaction", "depends", "default"]

@@ -1,27 +1,24 @@
 """What to do with a delivery that failed: a decision, taken without waiting."""
 
-from dataclasses import dataclass
+import msgspec
 
 # 2**30 seconds is 34 years; beyond it a float exponent only risks an overflow.
 MOST_DOUBLINGS = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(msgspec.Struct, frozen=True):
     """Try again after so many seconds."""
 
     after: float
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(msgspec.Struct, frozen=True):
     """Give up: the delivery becomes a dead letter, for this reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """One policy for all failures of a handler.
 
     `attempts` counts the first one too. Waits grow from `first` by `factor` up to

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -66,23 +65,22 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     id: str
 
 
-@dataclass(slots=True, kw_only=True)
-class Page:
+class Page(msgspec.Struct, kw_only=True):
     """All that one commit of a worker changes, beside what handlers wrote themselves."""
 
     group: str
     generation: int = 0
-    fences: dict[Partition, int] = field(default_factory=dict[Partition, int])
+    fences: dict[Partition, int] = msgspec.field(default_factory=dict[Partition, int])
     """The epoch under which each partition of this page is owned."""
-    positions: dict[Partition, int] = field(default_factory=dict[Partition, int])
-    marks: list[Mark] = field(default_factory=list[Mark])
-    events: list[Envelope] = field(default_factory=list[Envelope])
-    park: list[Parked] = field(default_factory=list[Parked])
+    positions: dict[Partition, int] = msgspec.field(default_factory=dict[Partition, int])
+    marks: list[Mark] = msgspec.field(default_factory=list[Mark])
+    events: list[Envelope] = msgspec.field(default_factory=list[Envelope])
+    park: list[Parked] = msgspec.field(default_factory=list[Parked])
     """New ones (id 0) are added, others replaced."""
-    unpark: list[int] = field(default_factory=list[int])
-    suspects: dict[tuple[Partition, int], int] = field(default_factory=dict[tuple[Partition, int], int])
+    unpark: list[int] = msgspec.field(default_factory=list[int])
+    suspects: dict[tuple[Partition, int], int] = msgspec.field(default_factory=dict[tuple[Partition, int], int])
     """How often the handling of a position began and never ended; 0 forgets it."""
-    requests: list[int] = field(default_factory=list[int])
+    requests: list[int] = msgspec.field(default_factory=list[int])
     """Operators' requests that are hereby executed."""
 
     def is_empty(self) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import fields
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
@@ -47,7 +46,7 @@ class BrokerSuite(BrokerGround):
         """The features that users see are those that this suite checks."""
         declared = self.broker.features
 
-        differing = [f.name for f in fields(Features) if getattr(declared, f.name) != getattr(self.features, f.name)]
+        differing = [name for name in Features.__struct_fields__ if getattr(declared, name) != getattr(self.features, name)]
         assert not differing, f"the broker declares otherwise: {', '.join(differing)}"
         assert self.broker.name, "the broker has no name to call it by"
 

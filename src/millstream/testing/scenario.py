@@ -3,7 +3,6 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from dataclasses import fields
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from millstream.core.broker import Features
@@ -68,7 +67,7 @@ async def expect(error: type[Exception] | tuple[type[Exception], ...], call: Cor
 
 
 def _verify(*features: str) -> None:
-    unknown = set(features) - {field.name for field in fields(Features)}
+    unknown = set(features) - set(Features.__struct_fields__)
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: is no feature of a broker; see core.broker.Features")
 

@@ -158,6 +158,15 @@ async def test_one_process_handles_tells_its_health_and_stops_cleanly(
     assert parked["correlation"] == parked["event"]
 
 
+async def test_a_terminal_that_closes_stops_it_cleanly(start: Callable[..., Any], folder: Path) -> None:
+    """Whoever logs out leaves no half-finished work behind."""
+    (folder / "desk.py").write_text(TELLS)
+    running = await start("run", "desk:app", "-o", "json")
+    await running.start_line()
+
+    assert await running.stop(signal.SIGHUP) == 0
+
+
 async def test_people_are_told_what_runs_where_and_with_which_promise(start: Callable[..., Any], folder: Path) -> None:
     """Each handler with its topics, group and delivery mode."""
     (folder / "desk.py").write_text(TELLS)
@@ -218,6 +227,18 @@ async def test_workers_do_not_outlive_whoever_started_them(start: Callable[..., 
     await running.ended()
 
     await until_gone(pids)
+
+
+async def test_what_dev_started_does_not_outlive_it(start: Callable[..., Any], folder: Path) -> None:
+    """kill -9 of it too."""
+    (folder / "desk.py").write_text(TELLS)
+    running = await start("dev", "desk:app", "-o", "json")
+    (pid,) = (await running.start_line())["processes"]
+
+    running.process.kill()
+    await running.ended()
+
+    await until_gone([pid])
 
 
 async def test_what_can_never_start_is_not_tried_again_and_again(start: Callable[..., Any], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`millstream backup`."""
+"""`millstream backup`: copies a live file."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`millstream completion`."""
+"""`millstream completion`: the completion script of a shell."""
 
 import sys
 from typing import Literal

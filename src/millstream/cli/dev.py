@@ -1,11 +1,10 @@
-"""`millstream dev`."""
+"""`millstream dev`: runs a service, and starts it anew when its code changes."""
 
 import asyncio
 import contextlib
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from cyclopts import Parameter
 from millstream.app.settings import resolve
 from millstream.cli.place import WHERE
 from millstream.cli.screen import PLAIN, Look, Screen
+from millstream.cli.stopping import LIFELINE, lifeline, stopping
 from millstream.contracts.errors import ConfigurationError
 
 #: How long a stopping process gets before it is killed: nobody waits long for a reload.
@@ -56,25 +56,27 @@ async def dev(
     for name, value in (("broker", broker), ("store", store), ("http", http), ("output", look.output), ("color", look.color)):
         command += [f"--{name}", value] if value is not None else []
     screen, stop = Screen(look), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     changes: AsyncIterator[AbstractSet[tuple[Any, str]]] = awatch(*folders, watch_filter=PythonFilter(), debounce=DEBOUNCE, stop_event=stop)
-    process = await asyncio.create_subprocess_exec(*command)
-    try:
-        screen.hint(f"watching {', '.join(map(str, folders))}")
-        async for changed in changes:
-            names = _names(path for _, path in changed)
-            screen.hint(f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''} changed: starting anew")
+    with stopping(stop), lifeline() as line:
+        process = await _start(command, line)
+        try:
+            screen.hint(f"watching {', '.join(map(str, folders))}")
+            async for changed in changes:
+                names = _names(path for _, path in changed)
+                screen.hint(f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''} changed: starting anew")
+                await _stop(process)
+                process = await _start(command, line)
+        finally:
             await _stop(process)
-            process = await asyncio.create_subprocess_exec(*command)
-    finally:
-        await _stop(process)
     return 0
 
 
 def _names(paths: Iterable[str]) -> list[str]:
     return sorted({os.path.relpath(path) for path in paths})
+
+
+async def _start(command: Sequence[str], line: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(*command, env={**os.environ, LIFELINE: str(line)}, pass_fds=(line,))
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

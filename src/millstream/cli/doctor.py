@@ -1,4 +1,4 @@
-"""`millstream doctor`."""
+"""`millstream doctor`: checks the machine and the files, and says how to repair them."""
 
 from collections.abc import Sequence
 

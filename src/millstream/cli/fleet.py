@@ -13,13 +13,12 @@ from pathlib import Path
 from millstream.app.http import Health
 from millstream.app.merged_metrics import merged
 from millstream.app.settings import UNIX
+from millstream.cli.stopping import LIFELINE, lifeline
 
 log = logging.getLogger("millstream.run")
 
 #: A worker's number; set by who starts it, and only then.
 WORKER = "MILLSTREAM_WORKER"
-#: A descriptor that ends when the process that started a worker is gone.
-LIFELINE = "MILLSTREAM_LIFELINE"
 
 #: A dead worker is replaced after this many seconds, doubled each time it dies soon.
 FIRST_WAIT = 0.2
@@ -58,17 +57,11 @@ class Fleet:
 
     async def run(self) -> int:
         """Run them; the exit code is 0 when all of them stopped well."""
-        with tempfile.TemporaryDirectory(prefix="millstream-") as folder:
-            # The write end is never used: it closes when this process ends, however it ends.
-            lifeline, held = os.pipe()
-            try:
-                self._workers = [_Worker(n, str(Path(folder) / f"{n}.sock")) for n in range(1, self.size + 1)]
-                async with asyncio.TaskGroup() as tasks:
-                    kept = [tasks.create_task(self._keep(worker, lifeline)) for worker in self._workers]
-                return self._hopeless or max(task.result() for task in kept)
-            finally:
-                os.close(lifeline)
-                os.close(held)
+        with tempfile.TemporaryDirectory(prefix="millstream-") as folder, lifeline() as line:
+            self._workers = [_Worker(n, str(Path(folder) / f"{n}.sock")) for n in range(1, self.size + 1)]
+            async with asyncio.TaskGroup() as tasks:
+                kept = [tasks.create_task(self._keep(worker, line)) for worker in self._workers]
+            return self._hopeless or max(task.result() for task in kept)
 
     def pids(self) -> list[int]:
         """The processes that live now."""
@@ -78,11 +71,11 @@ class Fleet:
         """What all of them say, each with its number."""
         return Health(troubles=self._troubles, metrics=self._metrics)
 
-    async def _keep(self, worker: _Worker, lifeline: int) -> int:
+    async def _keep(self, worker: _Worker, line: int) -> int:
         """Keep one worker alive; gives how the last of its processes ended."""
         while not self.stop.is_set():
             started = asyncio.get_running_loop().time()
-            code = await self._live(worker, lifeline)
+            code = await self._live(worker, line)
             if self.stop.is_set():
                 return code
             if code in HOPELESS:
@@ -97,10 +90,10 @@ class Fleet:
                 await asyncio.wait_for(self.stop.wait(), wait)
         return 0
 
-    async def _live(self, worker: _Worker, lifeline: int) -> int:
+    async def _live(self, worker: _Worker, line: int) -> int:
         """Start a process, and see it to its end."""
-        environment = {**os.environ, WORKER: str(worker.number), LIFELINE: str(lifeline), "MILLSTREAM_HTTP": f"{UNIX}{worker.socket}"}
-        process = worker.process = await asyncio.create_subprocess_exec(*self.command, env=environment, pass_fds=(lifeline,))
+        environment = {**os.environ, WORKER: str(worker.number), LIFELINE: str(line), "MILLSTREAM_HTTP": f"{UNIX}{worker.socket}"}
+        process = worker.process = await asyncio.create_subprocess_exec(*self.command, env=environment, pass_fds=(line,))
         log.info("worker %d is process %d", worker.number, process.pid)
         ended = asyncio.create_task(process.wait())
         stopped = asyncio.create_task(self.stop.wait())

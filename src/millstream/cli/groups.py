@@ -1,4 +1,4 @@
-"""`millstream groups`."""
+"""`millstream groups`: lag, pause, resume, forget."""
 
 from cyclopts import App
 

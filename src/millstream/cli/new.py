@@ -1,4 +1,4 @@
-"""`millstream new`."""
+"""`millstream new`: a service in a new folder."""
 
 import keyword
 import re

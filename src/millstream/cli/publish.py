@@ -1,4 +1,4 @@
-"""`millstream publish`."""
+"""`millstream publish`: events from the command line."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""`millstream replay`."""
+"""`millstream replay`: a group handles events again."""
 
 from typing import Annotated
 

@@ -1,10 +1,8 @@
-"""`millstream run`."""
+"""`millstream run`: runs a service, in one process or several."""
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator
@@ -19,9 +17,10 @@ from millstream.app.http import Health, endpoints, listen, serving, url_of
 from millstream.app.logs import Failures, set_up
 from millstream.app.metrics import Metrics
 from millstream.app.settings import UNIX, Settings, http_address, masked, resolve
-from millstream.cli.fleet import LIFELINE, WORKER, Fleet
+from millstream.cli.fleet import WORKER, Fleet
 from millstream.cli.place import WHERE
 from millstream.cli.screen import PLAIN, Cell, Column, Look, Screen
+from millstream.cli.stopping import stopping
 from millstream.cli.target import load
 from millstream.contracts.errors import ConfigurationError
 
@@ -91,7 +90,7 @@ async def _work(app: App, settings: Settings, screen: Screen | None) -> int:
     app.observers.append(Failures())
     if settings.http is not None:
         app.observers.append(metrics)
-    with _signals(stop), _lifeline(stop):
+    with stopping(stop):
         async with _serving(settings, Health(troubles, render)) as url, app:
             opened = True
             if screen is not None:
@@ -111,7 +110,7 @@ async def _supervise(app: App, settings: Settings, flag: dict[str, object], scre
         if flag[name] is not None:
             command += [f"--{name.replace('_', '-')}", str(flag[name])]
     fleet = Fleet(command=command, size=settings.workers, grace=settings.grace, stop=stop)
-    with _signals(stop), _lifeline(stop):
+    with stopping(stop):
         async with _serving(settings, fleet.health()) as url:
             _announce(screen, app, settings, url, [])
             return await fleet.run()
@@ -130,39 +129,6 @@ async def _serving(settings: Settings, health: Health) -> AsyncGenerator[str | N
     url = url_of(listening)
     async with serving(endpoints(health), listening):
         yield url
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event):
-    """SIGTERM and Ctrl-C stop it well; nothing of asyncio's own gets in between."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-@contextlib.contextmanager
-def _lifeline(stop: asyncio.Event):
-    """Stop when whoever started this process is gone, so that nothing is left behind."""
-    descriptor = os.environ.get(LIFELINE, "")
-    if not descriptor.isdigit():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def gone() -> None:
-        loop.remove_reader(int(descriptor))
-        stop.set()
-
-    loop.add_reader(int(descriptor), gone)
-    try:
-        yield
-    finally:
-        loop.remove_reader(int(descriptor))
 
 
 COLUMNS = [Column("HANDLER", id=True), Column("GROUP", id=True, least=24), Column("TOPICS", least=12), Column("DELIVERY", drop=1)]

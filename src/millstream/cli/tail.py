@@ -1,4 +1,4 @@
-"""`millstream tail`."""
+"""`millstream tail`: events as they are published."""
 
 import fnmatch
 from typing import Annotated

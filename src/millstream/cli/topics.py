@@ -1,4 +1,4 @@
-"""`millstream topics`."""
+"""`millstream topics`: what is kept, and who reads it."""
 
 from typing import Annotated
 

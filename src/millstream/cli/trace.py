@@ -1,4 +1,4 @@
-"""`millstream trace`."""
+"""`millstream trace`: the tree of causes and effects."""
 
 from typing import Annotated, Any
 

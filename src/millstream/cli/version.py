@@ -1,4 +1,4 @@
-"""`millstream version`."""
+"""`millstream version`: what is installed."""
 
 import platform
 

@@ -73,7 +73,7 @@ class GroupWorker:
         self._lanes = Lanes(group, handlers, self, self._judge, self._transactions, clock)
         self._waiting_room = WaitingRoom(group, self, store, clock, self._triage, self._lanes, self._observers)
         self._subscription: Subscription | None = None
-        self._receiving = False
+        self._receiving = self._interrupted = False
         self._suspicious = False
         """Whether any partition was taken over from somebody who died."""
         self._unfinished = 0
@@ -111,6 +111,7 @@ class GroupWorker:
     async def run(self, stop: asyncio.Event, *, grace: float) -> None:
         """Work until `stop` is set; what is in flight then has `grace` seconds to end, or is delivered again."""
         async with self:
+            self._background.append(self._tasks.create_task(self._interrupt_at(stop, asyncio.current_task())))
             try:
                 while not stop.is_set() and self._lanes.stuck is None:
                     await self.step(LOOK)
@@ -118,6 +119,13 @@ class GroupWorker:
                 await self.leave(grace)
         if self._lanes.stuck is not None:
             raise WorkerStuckError(str(self._lanes.stuck))
+
+    async def _interrupt_at(self, stop: asyncio.Event, run: "asyncio.Task[None] | None") -> None:
+        """End a wait for deliveries at once when it is time to stop: what it would have got is delivered again."""
+        await stop.wait()
+        if self._receiving and run is not None:
+            self._interrupted = True
+            run.cancel()
 
     async def run_until_idle(self) -> None:
         """Handle everything that can be handled now, retries that are due included."""
@@ -149,6 +157,12 @@ class GroupWorker:
         self._receiving = True
         try:
             received = await subscription.receive(most, wait)
+        except asyncio.CancelledError:
+            run = asyncio.current_task()
+            if not self._interrupted or run is None:
+                raise
+            run.uncancel()
+            return False
         finally:
             self._receiving = False
         if self._recovering:

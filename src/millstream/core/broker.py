@@ -172,7 +172,9 @@ class Subscription(Protocol):
       dies is delivered again, to whoever is assigned its partition next.
     """
 
-    async def receive(self, most: int, wait: float) -> Received: ...
+    async def receive(self, most: int, wait: float) -> Received:
+        """The next notice, or deliveries; cancelled, it loses nothing that is not delivered again."""
+        ...
 
     def start(self, partition: Partition, position: int | None) -> None:
         """Deliver from `position`, or from the group's own if it is None.

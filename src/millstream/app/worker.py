@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from millstream.app.judge import Judge
 from millstream.app.lanes import Lanes
@@ -23,6 +23,8 @@ from millstream.core.observe import Observer
 from millstream.core.store import Mark, Page, Store
 
 log = logging.getLogger("millstream.worker")
+
+T = TypeVar("T")
 
 #: Deliveries taken at a time.
 PAGE = 1000
@@ -84,8 +86,7 @@ class GroupWorker:
         self._over = False
         """Everything in flight is dropped and taken anew."""
         self._back_off = BACK_OFF[0]
-        self._trouble = ""
-        self._recovering = False
+        self._trouble = self._full = ""
         self._uncommitted: set[int] = set()
         """The batches on their way to the store."""
         self._tasks = asyncio.TaskGroup()
@@ -106,7 +107,7 @@ class GroupWorker:
     @property
     def trouble_now(self) -> str:
         """Why it cannot settle at the moment; empty while it can."""
-        return self._trouble
+        return self._trouble or self._full
 
     async def run(self, stop: asyncio.Event, *, grace: float) -> None:
         """Work until `stop` is set; what is in flight then has `grace` seconds to end, or is delivered again."""
@@ -139,7 +140,7 @@ class GroupWorker:
         """Take what there is, waiting at most so long; tell whether there was anything."""
         try:
             if self._over:
-                await self._start_over()
+                await self._recover()
             if self._subscription is None:
                 self._subscription = await self._broker.open(self.group, "")
             busy = await self._look()
@@ -149,27 +150,18 @@ class GroupWorker:
                 return True
             return await self._receive(self._subscription, min(PAGE, room), wait) or busy
         except MillstreamError as error:
-            await self._stumbled(error)
+            self.trouble(error)
             return False
 
     async def _receive(self, subscription: Subscription, most: int, wait: float) -> bool:
         wait = max(0.0, min(wait, self._waiting_room.look_at - self._clock.monotonic()))
-        self._receiving = True
-        try:
-            received = await subscription.receive(most, wait)
-        except asyncio.CancelledError:
-            run = asyncio.current_task()
-            if not self._interrupted or run is None:
-                raise
-            run.uncancel()
+        received = await self._interruptible(subscription.receive(most, wait))
+        if received is None:
             return False
-        finally:
-            self._receiving = False
-        if self._recovering:
-            self._recovering, self._trouble, self._back_off = False, "", BACK_OFF[0]
         match received:
             case Deliveries(items):
                 if not items:
+                    self._well()
                     return False
                 await self._take(items)
             case Assigned(partitions):
@@ -179,6 +171,20 @@ class GroupWorker:
             case Lost(partitions):
                 await self._drop(partitions)
         return True
+
+    async def _interruptible(self, waits: Coroutine[Any, Any, T]) -> T | None:
+        """Await what may be given up when it is time to stop; None if it was."""
+        self._receiving = True
+        try:
+            return await waits
+        except asyncio.CancelledError:
+            run = asyncio.current_task()
+            if not self._interrupted or run is None:
+                raise
+            run.uncancel()
+            return None
+        finally:
+            self._receiving = False
 
     # Partitions come and go
 
@@ -246,7 +252,7 @@ class GroupWorker:
         log.warning("group %s starts over: %s", self.group, error)
         self._forget(self.owned)
         self._uncommitted.clear()
-        self._over = self._recovering = True
+        self._over = True
 
     async def _start_over(self) -> None:
         """Whoever owns a partition now goes on from the position of record."""
@@ -257,11 +263,16 @@ class GroupWorker:
             with contextlib.suppress(MillstreamError):
                 await subscription.close()
 
-    async def _stumbled(self, error: MillstreamError) -> None:
-        self.trouble(error)
-        if not isinstance(error, FencedError):
-            await self._clock.sleep(self._back_off)
+    async def _recover(self) -> None:
+        """Start over; after a failure not before broker and store had a while to come back."""
+        if self._trouble:
+            await self._interruptible(self._clock.sleep(self._back_off))
             self._back_off = min(self._back_off * 2, BACK_OFF[1])
+        await self._start_over()
+
+    def _well(self) -> None:
+        """Nothing is in the way of settling what comes."""
+        self._trouble, self._back_off = "", BACK_OFF[0]
 
     async def leave(self, grace: float) -> None:
         """Give everything back; what is in flight has so many seconds to end."""
@@ -443,7 +454,7 @@ class GroupWorker:
 
     async def committed(self, batch: Batch) -> None:
         """Tell everybody what is now durable."""
-        self._trouble, self._back_off = "", BACK_OFF[0]
+        self._well()
         for work in batch.works:
             owned = work.owned
             if work.mark is not None:
@@ -508,11 +519,13 @@ class GroupWorker:
         assert self._subscription is not None
         parked = sum(sum(owned.blocked.values()) for owned in self.owned.values())
         if parked >= self._most_parked:
-            self._trouble = (
+            self._full = (
                 f"{parked} deliveries of group {self.group} are parked, which is the limit (most_parked={self._most_parked}): "
                 "it takes no more until some are redriven or discarded"
             )
-        paused = parked >= self._most_parked or self.group in await self._store.paused()
+        else:
+            self._full = ""
+        paused = bool(self._full) or self.group in await self._store.paused()
         if paused and not self._paused:
             self._subscription.pause(tuple(self.owned))
         elif self._paused and not paused:

@@ -177,6 +177,8 @@ async def _state(
 
 def lag_of(state: PartitionState) -> Figure:
     """How many events of a partition the group has still to pass."""
+    if state.waiting.value is not None:
+        return state.waiting
     if state.head.value is None or state.committed.value is None:
         return Figure(None, "unknown")
     return Figure(max(0, state.head.value - state.committed.value), _worst([state.head.quality, state.committed.quality]))

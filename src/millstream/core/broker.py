@@ -28,7 +28,11 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     marks: bool = False
     """`publish(origin=...)` remembers how far a relay came, in the same commit as the events."""
     positional: bool = False
-    """Positions of a partition are contiguous and the same for every member: redelivery is known by them."""
+    """Positions of a partition rise, and are the same for every member: redelivery is known by them."""
+    shares_partitions: bool = False
+    """Several members may hold events of one partition at once: then no epoch can fence, only an inbox mark."""
+    retains_regardless: bool = False
+    """Retention does not wait for groups: one that falls too far behind loses events, and stops loudly."""
     largest: int = 1 << 30
     """The largest body of an event in bytes, checked at publish."""
 
@@ -45,6 +49,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int | None = None
     retain_seconds: float | None = None
     retain_bytes: int | None = None
+    keyed: bool | None = None
+    """Whether its events have keys, where a broker makes different things of the two; None where nobody said."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +100,8 @@ class Delivery(msgspec.Struct, gc=False):
     position: int
     envelope: Envelope | None
     message: Message | None = None
+    redelivered: int = 0
+    """How often it was handed out before, where the broker counts; positions say it elsewhere."""
 
 
 class Deliveries(msgspec.Struct, frozen=True):
@@ -149,6 +157,8 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
     """When (microseconds) the next event to handle was published; unknown when there is none."""
     owner: str | None = None
     """The member that has it now."""
+    waiting: Figure = Figure(None, "unknown")
+    """How many events are not done. Unknown where positions have no gaps: then the head less what is committed."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -173,7 +183,10 @@ class Subscription(Protocol):
     """
 
     async def receive(self, most: int, wait: float) -> Received:
-        """The next notice, or deliveries; cancelled, it loses nothing that is not delivered again."""
+        """The next notice, or deliveries; cancelled, it loses nothing that is not delivered again.
+
+        Raises `PositionLostError` when retention has passed what comes next.
+        """
         ...
 
     def start(self, partition: Partition, position: int | None) -> None:
@@ -254,6 +267,9 @@ class Broker(Protocol):
 
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
         """One result for each event, in order: None when it is durable, else why it is not.
+
+        A topic that does not exist is made. After an event that failed, later ones of its
+        key fail too, so that whoever tries again turns nothing round.
 
         `origin` (with `marks`) commits a relay's progress together with the events.
         """

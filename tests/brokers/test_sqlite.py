@@ -432,6 +432,22 @@ async def test_a_topic_that_was_rolled_back_is_made_again(path: Path) -> None:
             assert history == [envelope(2)]
 
 
+async def test_positions_stay_without_gaps_after_a_rollback(path: Path) -> None:
+    """What was taken back leaves no hole and no double use of a position."""
+    async with SqliteBroker(SqliteFile(path)) as broker, SqliteStore(broker.file, append=broker.append) as store:
+        await broker.declare([Topic(name="made", partitions=1)], [])
+        await broker.publish([envelope(0)])
+        with pytest.raises(ZeroDivisionError):
+            async with store.transaction() as transaction:
+                transaction.apply(Page(group="g", events=[envelope(1), envelope(2)]))
+                raise ZeroDivisionError
+
+        await broker.publish([envelope(3)])
+
+        history = await broker.read(P, 0, 10)
+        assert [(d.position, d.envelope) for d in history] == [(0, envelope(0)), (1, envelope(3))]
+
+
 @pytest.mark.parametrize("events", [200, 20_000])
 async def test_finding_a_position_takes_as_many_steps_in_a_long_log_as_in_a_short_one(path: Path, events: int) -> None:
     """Looking up bounds, positions and times, and reading a page, cost SQLite the same few thousand steps at any length."""

@@ -246,32 +246,94 @@ async def test_the_wal_is_short_again_after_a_long_reader(tmp_path: Path, monkey
     await broker.__aexit__(None, None, None)
 
 
-async def test_a_backup_of_a_live_file_is_whole(tmp_path: Path) -> None:
-    """While events are published the copy is of one moment, opens, and replaces no other file."""
-    broker = await ready(tmp_path / "b.db")
-    store = SqliteStore(broker.file, append=broker.append)
-    await store.__aenter__()
-    await broker.publish([envelope(n, b"x" * 5_000) for n in range(2_000)])
-    steps: list[tuple[int, int]] = []
-    published = 2_000
+async def test_the_writer_finishes_what_the_thread_has_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others write a copy never reaches the log's end: after each one the writer's own connection copies the rest."""
+    copies: list[object] = []
 
-    copying = asyncio.create_task(store.backup(str(tmp_path / "copy.db"), lambda done, pages: steps.append((done, pages))))
-    while not copying.done():
-        await broker.publish([envelope(published)])
-        published += 1
-    await copying
-    await store.__aexit__()
+    def copied(connection: object) -> tuple[int, int]:
+        copies.append(connection)
+        return 50, 50
+
+    monkeypatch.setattr(sqlite_wal, "_copy", copied)
+    keeper: Any = SqliteFile(":memory:")  # stands for a connection; nothing here opens it
+    wal, writer = sqlite_wal.WalKeeper("b.db", keeper), SqliteFile("elsewhere")
+
+    for pages in (10, sqlite_wal.COPY_AT, sqlite_wal.COPY_AT + 1, 10, 20):
+        wal.committed(pages)
+        wal.between(writer)  # type: ignore[arg-type]
+        if wal._thread is not None:
+            wal._thread.join()
+
+    assert copies == [keeper, writer]
+
+
+async def test_a_backup_of_a_live_file_is_whole(tmp_path: Path) -> None:
+    """Writes between its steps do not start it again: the copy is of one moment, opens, and replaces no other file."""
+    broker = await ready(tmp_path / "b.db")
+    await broker.publish([envelope(n, b"x" * 5_000) for n in range(2_500)])
+    loop, steps = asyncio.get_running_loop(), list[tuple[int, int]]()
+
+    def progress(done: int, pages: int) -> None:
+        steps.append((done, pages))
+        assert len(steps) < 100, "each write starts the copy again"
+        publishing = broker.publish([envelope(2_500 + len(steps))])
+        asyncio.run_coroutine_threadsafe(publishing, loop).result(10)
+
+    await asyncio.to_thread(broker.file.copy, str(tmp_path / "copy.db"), progress, lambda _: None)
+    with pytest.raises(StoreError, match="overwrites nothing"):
+        broker.file.copy(str(tmp_path / "copy.db"), progress, lambda _: None)
     await broker.__aexit__(None, None, None)
 
     copy = await ready(tmp_path / "copy.db")
-    ids = await stored(copy)
     assert copy.file.query("pragma integrity_check") == [("ok",)]
-    assert ids == [f"e-{n}" for n in range(len(ids))]
-    assert 2_000 <= len(ids) <= published
+    assert await stored(copy) == [f"e-{n}" for n in range(2_500)]
+    assert len(steps) > 2
+    assert steps == sorted(steps)
     assert steps[-1][0] == steps[-1][1]
-    with pytest.raises(StoreError, match="overwrites nothing"):
-        await SqliteStore(copy.file).backup(str(tmp_path / "copy.db"))
     await copy.__aexit__(None, None, None)
+
+
+async def test_a_stores_backup_tells_how_far_it_is(tmp_path: Path) -> None:
+    """Progress arrives on the loop, and ends with all of it."""
+    async with SqliteStore(SqliteFile(tmp_path / "s.db")) as store:
+        steps: list[tuple[int, int]] = []
+        await store.script("create table t(x); insert into t values(7)")
+
+        await store.backup(str(tmp_path / "copy.db"), lambda done, pages: steps.append((done, pages)))
+        await asyncio.sleep(0)
+
+        assert steps[-1][0] == steps[-1][1] > 0
+    async with SqliteStore(SqliteFile(tmp_path / "copy.db")) as copy:
+        assert copy.id == store.id
+        assert await copy.read("select x from t") == [(7,)]
+
+
+OPENER = """
+    import asyncio, sys
+    from millstream.brokers.sqlite import SqliteBroker
+    from millstream.core.broker import Topic
+    from millstream.stores.sqlite_file import SqliteFile
+
+    async def main():
+        sys.stdin.readline()
+        async with SqliteBroker(SqliteFile(sys.argv[1])) as broker:
+            await broker.declare([Topic(name="made")], [])
+
+    asyncio.run(main())
+"""
+
+
+async def test_processes_may_make_a_file_at_the_same_moment(tmp_path: Path) -> None:
+    """Whoever comes first makes it; nobody is told that it is locked, damaged or not ours."""
+    command = (sys.executable, "-c", textwrap.dedent(OPENER), str(tmp_path / "b.db"))
+    openers = [
+        await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE) for _ in range(4)
+    ]
+
+    results = await asyncio.gather(*(opener.communicate(b"\n") for opener in openers))
+
+    assert [error.decode() for _, error in results] == [""] * 4
+    assert [opener.returncode for opener in openers] == [0] * 4
 
 
 async def test_writes_that_share_a_transaction_share_no_failure(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from millstream.contracts.errors import (
 )
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 from millstream.stores.sqlite_connection import Connection
-from millstream.stores.sqlite_file import MEMBERS, NOTHING, SqliteFile
+from millstream.stores.sqlite_file import SqliteFile
 from millstream.stores.sqlite_process import boot_id, is_alive, label, member_name
+from millstream.stores.sqlite_writer import MEMBERS, NOTHING
 
 LARGEST = 16 << 20
 LONGEST_NAME = 255

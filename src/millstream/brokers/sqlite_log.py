@@ -106,13 +106,13 @@ class SqliteLog:
 
     def __init__(self, file: SqliteFile, micros: Callable[[], int]) -> None:
         file.require(SCHEMA)
-        file.on_rollback.add(self._forget)
+        file.on_rollback.add(self._forget_topics)
         file.on_foreign.add(self._forget_ends)
         self.file = file
         self._micros = micros
         self._topics: dict[str, KnownTopic] = {}
         self._ends: dict[int, tuple[int, int]] = {}
-        """The next offset of a partition, and the bytes before it; kept while nobody else writes."""
+        """The next offset of a partition, and the bytes before it; kept while nobody else writes, and nothing is rolled back."""
         self._turn = itertools.count(1)
         self.id = ""
 
@@ -123,10 +123,9 @@ class SqliteLog:
         assert row is not None
         return str(row[0])
 
-    def _forget(self) -> None:
+    def _forget_topics(self) -> None:
         # Topics are never removed, but one that was just made may have been rolled back.
         self._topics = {}
-        self._ends = {}
 
     def _forget_ends(self) -> None:
         self._ends = {}

@@ -11,8 +11,8 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import PositionLostError
 from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
 from millstream.stores.sqlite_connection import Connection
-from millstream.stores.sqlite_file import MEMBERS, NOTHING
 from millstream.stores.sqlite_process import is_alive
+from millstream.stores.sqlite_writer import MEMBERS, NOTHING
 
 if TYPE_CHECKING:
     from millstream.brokers.sqlite import SqliteBroker

@@ -12,12 +12,13 @@ from millstream.contracts.errors import FencedError, StatementError
 from millstream.core.broker import Partition
 from millstream.core.store import Assignment, Mark, Page, Parked, Request, RequestKind
 from millstream.stores.sqlite_connection import Connection
-from millstream.stores.sqlite_file import MEMBERS, NOTHING, SqliteFile
+from millstream.stores.sqlite_file import SqliteFile
 from millstream.stores.sqlite_inbox import SqliteInbox
 from millstream.stores.sqlite_outbox import SqliteOutbox, renumber
 from millstream.stores.sqlite_parked import SqliteParked
 from millstream.stores.sqlite_process import boot_id, is_alive
 from millstream.stores.sqlite_transaction import SqliteTransaction
+from millstream.stores.sqlite_writer import MEMBERS, NOTHING
 
 SCHEMA = """
 create table if not exists store_meta(key text primary key, value text not null) without rowid;

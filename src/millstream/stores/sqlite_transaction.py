@@ -9,7 +9,8 @@ import apsw
 from millstream.contracts.errors import NotStartedError, StatementError, StoreError
 from millstream.core.store import Page
 from millstream.stores.sqlite_connection import Connection, Cursor
-from millstream.stores.sqlite_file import Borrowed, sqlite_errors, translated
+from millstream.stores.sqlite_errors import sqlite_errors, translated
+from millstream.stores.sqlite_writer import Borrowed
 
 #: What would end or bend the transaction under Millstream's feet, at the start of any of several statements.
 _FORBIDDEN = re.compile(

@@ -23,7 +23,14 @@ from millstream.brokers.kafka_transactions import KafkaTransactions, Membership
 from millstream.brokers.kafka_wire import KafkaReader
 from millstream.contracts.codec import to_binary
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError, StoreMismatchError, TooLargeError
+from millstream.contracts.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    MillstreamError,
+    StoreMismatchError,
+    TooLargeError,
+)
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
 DEFAULT_PARTITIONS = 8
@@ -251,36 +258,32 @@ class KafkaBroker:
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
         if origin is not None:
             raise ConfigurationError(f"{self.name} keeps no marks of relays: publish without origin=; the inbox absorbs what is repeated.")
-        results, records, places = await self._pack(envelopes, _record_of)
-        return await self._send(results, records, places)
+        return await self._send(*await self._pack(envelopes, _record_of))
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
-        results, records, places = await self._pack(messages, _raw_record_of)
-        return await self._send(results, records, places)
+        return await self._send(*await self._pack(messages, _raw_record_of))
 
     async def _pack(
         self, items: Sequence[Any], pack: Callable[[Any], Outgoing]
-    ) -> tuple[list[MillstreamError | None], list[Outgoing], list[int]]:
-        """Each item as a record, or why it is none; and which item each record is."""
+    ) -> tuple[list[MillstreamError | None], list[Outgoing]]:
+        """Each item as a record, but for those that have a refusal instead."""
         unusable = await self._unusable({item.topic for item in items})
         results: list[MillstreamError | None] = [None] * len(items)
         records: list[Outgoing] = []
-        places: list[int] = []
         for index, item in enumerate(items):
             try:
                 if unusable and item.topic in unusable:
                     raise unusable[item.topic]
                 record = pack(item)
-                if len(record.value) > LARGEST:
+                if len(record[1]) > LARGEST:
                     raise TooLargeError(
-                        f"{item.id or 'a message'} for {item.topic!r} has {len(record.value)} bytes, and this broker takes {LARGEST}: "
+                        f"{item.id or 'a message'} for {item.topic!r} has {len(record[1])} bytes, and this broker takes {LARGEST}: "
                         "publish a reference to where the rest is."
                     )
                 records.append(record)
-                places.append(index)
             except MillstreamError as error:
                 results[index] = error
-        return results, records, places
+        return results, records
 
     async def _unusable(self, names: set[str]) -> dict[str, MillstreamError]:
         """Topics that cannot be published to, and why."""
@@ -293,23 +296,30 @@ class KafkaBroker:
                     refused[name] = error
         return refused
 
-    async def _send(
-        self, results: list[MillstreamError | None], records: Sequence[Outgoing], places: Sequence[int]
-    ) -> Sequence[MillstreamError | None]:
+    async def _send(self, results: list[MillstreamError | None], records: Sequence[Outgoing]) -> Sequence[MillstreamError | None]:
         answers = await self._producer.send(records)
-        for record, place, error in zip(records, places, answers, strict=True):
-            if error is not None:
-                results[place] = self._refusal(record, error)
+        if len(records) == len(results) and not any(answers):
+            return results
+        sent = iter(zip(records, answers, strict=True))
+        for index, refused in enumerate(results):
+            if refused is None:
+                record, error = next(sent)
+                results[index] = None if error is None else self._refusal(record[0], error)
         return results
 
-    def _refusal(self, record: Outgoing, error: KafkaError) -> MillstreamError:
+    def _refusal(self, topic: str, error: KafkaError) -> MillstreamError:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-            self._topics.pop(record.topic, None)
-        return failure(error, f"publishing to {record.topic!r} on {self.name}")
+            self._topics.pop(topic, None)
+        if error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+            return BrokerUnavailableError(
+                f"publishing to {topic!r} on {self.name}: not acknowledged within {self._settings.timeout:g} s, or one before it was "
+                "not. It may be stored all the same: publish it again, under the same id."
+            )
+        return failure(error, f"publishing to {topic!r} on {self.name}")
 
     async def _outgoing(self, envelopes: Sequence[Envelope]) -> Sequence[Outgoing]:
         """All of these as records; raises what is wrong with the first that is none."""
-        results, records, _ = await self._pack(envelopes, _record_of)
+        results, records = await self._pack(envelopes, _record_of)
         for error in results:
             if error is not None:
                 raise error
@@ -381,7 +391,7 @@ class KafkaBroker:
 
     async def broadcast(self, body: bytes) -> None:
         await self._make_broadcast()
-        (error,) = await self._producer.send([Outgoing(kafka_broadcast.TOPIC, None, body, [])])
+        (error,) = await self._producer.send([(kafka_broadcast.TOPIC, body, None, [])])
         if error is not None:
             raise failure(error, f"{self.name}: telling every process")
 
@@ -446,11 +456,11 @@ def _figure(value: int | None) -> Figure:
 
 def _record_of(e: Envelope) -> Outgoing:
     headers, body = to_binary(e)
-    return Outgoing(e.topic, None if e.key is None else e.key.encode(), body, cast("Any", headers))
+    return e.topic, body, None if e.key is None else e.key.encode(), cast("Any", headers)
 
 
 def _raw_record_of(message: Message) -> Outgoing:
-    return Outgoing(message.topic, message.key, message.body, list(message.headers))
+    return message.topic, message.body, message.key, list(message.headers)
 
 
 def _check_topic(topic: Topic) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -11,10 +10,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from millstream.brokers.kafka_errors import error_of, failure
-from millstream.brokers.kafka_settings import KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import MillstreamError
-
-log = logging.getLogger("millstream.kafka")
 
 TOPIC = "_millstream.broadcast"
 #: Nobody reads what was said before; it is kept for a while for whoever looks for the reason of something.
@@ -62,7 +59,7 @@ class KafkaListener:
         """The thread."""
         consumer: Consumer | None = None
         try:
-            consumer = Consumer(self._config(), logger=log)
+            consumer = Consumer(self._config(), logger=CLIENT_LOG)
             _, end = consumer.get_watermark_offsets(TopicPartition(TOPIC, 0), timeout=SECONDS)
             consumer.assign([TopicPartition(TOPIC, 0, end)])
             self._begun.set_result(None)

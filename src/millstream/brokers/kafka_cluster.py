@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 )
 
 from millstream.brokers.kafka_errors import error_of, failure, is_passing
-from millstream.brokers.kafka_settings import KafkaSettings, Protocol
+from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings, Protocol
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 from millstream.core.broker import Partition
 
@@ -69,7 +69,7 @@ class KafkaCluster:
         """Find the cluster; raises `BrokerUnavailableError` when nobody answers."""
         settings: dict[str, Any] = {**self._settings.client, "client.id": "millstream", "error_cb": self._note_error}
         try:
-            self._admin = AdminClient(settings, logger=log)
+            self._admin = AdminClient(settings, logger=CLIENT_LOG)
         except KafkaException as error:
             raise ConfigurationError(f"{self.name}: {error_of(error).str()}. Correct the URL's options.") from error
         try:

@@ -6,7 +6,6 @@ change it, so a change is decided on what is really there.
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,11 +17,9 @@ from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import FENCED, error_of, failure
 from millstream.brokers.kafka_history import KafkaHistory
-from millstream.brokers.kafka_settings import KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import BrokerUnavailableError
 from millstream.core.broker import Group, Partition
-
-log = logging.getLogger("millstream.kafka")
 
 TOPIC = "_millstream.groups"
 _HERE = Partition(TOPIC, 0)
@@ -116,7 +113,7 @@ class KafkaGroups:
             "retry.backoff.ms": 5,
             "linger.ms": 0,
         }
-        producer = Producer(settings, logger=log)
+        producer = Producer(settings, logger=CLIENT_LOG)
         try:
             producer.init_transactions(SECONDS)
         except KafkaException as error:

@@ -1,7 +1,6 @@
 """Reading a cluster's topics without a group: history, the oldest event that waits, and Millstream's own registers."""
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,11 +11,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import failure
-from millstream.brokers.kafka_settings import KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import BrokerUnavailableError
 from millstream.core.broker import Partition
-
-log = logging.getLogger("millstream.kafka")
 
 T = TypeVar("T")
 #: Seconds without any progress after which reading fails.
@@ -60,7 +57,7 @@ class KafkaHistory:
     async def _run(self, question: Callable[[Consumer], T], what: str) -> T:
         def ask() -> T:
             if self._consumer is None:
-                self._consumer = Consumer(self._config(), logger=log)
+                self._consumer = Consumer(self._config(), logger=CLIENT_LOG)
             try:
                 return question(self._consumer)
             except KafkaException as error:

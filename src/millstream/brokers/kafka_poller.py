@@ -14,6 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import error_of
+from millstream.brokers.kafka_settings import CLIENT_LOG
 from millstream.core.broker import Partition
 
 log = logging.getLogger("millstream.kafka")
@@ -32,6 +33,10 @@ STALLED = 0.5
 #: Seconds between two commits, and that a request may take.
 COMMIT_EVERY = 0.02
 SECONDS = 10.0
+#: Seconds that a member waits for the answer to its last commit, and to its good-bye.
+LAST = 2.0
+#: Seconds without any server after which whoever receives is told.
+OUTAGE = 10.0
 #: Seconds that a member gets to give up a partition that another one needs.
 GRACE = 10.0
 
@@ -88,7 +93,7 @@ class Poller:
     """
 
     def __init__(self, config: Mapping[str, Any], topics: Sequence[str], tell: Callable[[News], None]) -> None:
-        self._consumer = Consumer({**config, "on_commit": self._committed, "error_cb": self._note_error}, logger=log)
+        self._consumer = Consumer({**config, "on_commit": self._committed, "error_cb": self._note_error}, logger=CLIENT_LOG)
         self._topics = list(topics)
         self._tell = tell
         self._commands: deque[Callable[[], None]] = deque()
@@ -110,6 +115,9 @@ class Poller:
         """To be committed."""
         self._commit_at = 0.0
         self._committing = False
+        self._silent_since: float | None = None
+        """When the client lost its last server; None while it has one, as far as we know."""
+        self._ask_at = 0.0
         self._closing = False
         self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="millstream-kafka-consumer", daemon=True)
@@ -182,8 +190,11 @@ class Poller:
         try:
             self._closing = True
             self._execute()
-            self._commit_now()
-            self._consumer.close()
+            self._commit_last()
+            # It says good-bye to the group, for as long as it takes: where no server answers we are gone before.
+            closing = threading.Thread(target=self._consumer.close, name="millstream-kafka-closing", daemon=True)
+            closing.start()
+            closing.join(LAST)
         except Exception:
             log.exception("a consumer did not end well")
         finally:
@@ -195,6 +206,8 @@ class Poller:
     def _step(self) -> None:
         self._execute()
         self._commit_soon()
+        if self._silent_since is not None and time.monotonic() >= self._ask_at:
+            self._ask_servers(self._silent_since)
         if self._is_full() and not self._stalled and not self._wait_for_room():
             return
         if self._stalled and not self._is_full(half=True):
@@ -280,16 +293,20 @@ class Poller:
                 self._offsets[partition] = offset
 
     def _commit_soon(self) -> None:
-        now = time.monotonic()
-        if self._offsets and not self._committing and now >= self._commit_at:
-            offsets, self._offsets = self._offsets, {}
-            self._commit_at = now + COMMIT_EVERY
-            self._committing = True
-            try:
-                self._consumer.commit(offsets=_offsets(offsets), asynchronous=True)
-            except KafkaException as error:
-                self._committing = False
-                log.debug("a commit could not be sent: %s", error)
+        if self._offsets and not self._committing and time.monotonic() >= self._commit_at:
+            self._commit()
+
+    def _commit(self) -> None:
+        offsets, self._offsets = self._offsets, {}
+        if not offsets:
+            return
+        self._commit_at = time.monotonic() + COMMIT_EVERY
+        self._committing = True
+        try:
+            self._consumer.commit(offsets=_offsets(offsets), asynchronous=True)
+        except KafkaException as error:
+            self._committing = False
+            log.debug("a commit could not be sent: %s", error)
 
     def _committed(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         """In the thread: the server's answer. What it refused the next commit covers, and the position of record is the store's."""
@@ -297,13 +314,12 @@ class Poller:
         if error is not None:
             log.debug("a commit was refused: %s", error)
 
-    def _commit_now(self) -> None:
-        offsets, self._offsets = self._offsets, {}
-        if offsets:
-            try:
-                self._consumer.commit(offsets=_offsets(offsets), asynchronous=False)
-            except KafkaException as error:
-                log.debug("a last commit was refused: %s", error)
+    def _commit_last(self) -> None:
+        """Commit what is left, and wait a little for the answer: a server that is down must not keep us."""
+        self._commit()
+        deadline = time.monotonic() + LAST
+        while self._committing and time.monotonic() < deadline:
+            self._consumer.poll(BUSY)
 
     # Rebalances, inside of a poll
 
@@ -348,7 +364,8 @@ class Poller:
             if not self._commands:
                 self._room.wait(IDLE)
             self._execute()
-        self._commit_now()
+        # It is under way before the group hears that we have given them up.
+        self._commit()
         late = tuple(sorted(self._leaving))
         self._drop(partitions)
         consumer.incremental_unassign(_places(partitions))
@@ -372,6 +389,18 @@ class Poller:
 
     def _note_error(self, error: KafkaError) -> None:
         log.debug("a consumer: %s", error)
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._silent_since is None:
+            self._silent_since = time.monotonic()
+
+    def _ask_servers(self, since: float) -> None:
+        """All servers were gone: see whether one is back, and after a while say that none is."""
+        try:
+            self._consumer.list_topics(self._topics[0], timeout=1)
+            self._silent_since = None
+        except KafkaException as error:
+            if time.monotonic() - since > OUTAGE:
+                raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN, f"no server answers since {OUTAGE:g} s")) from error
+        self._ask_at = time.monotonic() + 1
 
 
 def _places(partitions: "Sequence[Partition] | set[Partition]", offset: int | None = None) -> list[TopicPartition]:

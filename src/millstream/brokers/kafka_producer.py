@@ -7,27 +7,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import error_of
-from millstream.brokers.kafka_settings import KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 
 log = logging.getLogger("millstream.kafka")
 
+#: What is handed to Kafka: topic, value, key and headers. A plain tuple, because there are many.
+Outgoing = tuple[str, bytes, bytes | None, list[tuple[str, str | bytes | None]]]
+#: Records that are handed over in one go; then others have their turn.
+TURN = 500
 #: Seconds between looks at whether something has waited too long for its acknowledgement.
 LOOK = 0.25
-
-
-class Outgoing(NamedTuple):
-    """What is handed to Kafka."""
-
-    topic: str
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, str | bytes | None]]
 
 
 class KafkaProducer:
@@ -58,32 +53,38 @@ class KafkaProducer:
         if self._watch is None:
             self._watch = self._loop.call_later(LOOK, self._look)
         producer = self._producer or self._start()
-        for index, record in enumerate(records):
-            while self._producer is producer and not self._give(producer, record, batch, index):
+        given = 0
+        while given < len(records):
+            if self._producer is not producer:
+                batch.refuse(range(given, len(records)), KafkaError(KafkaError._PURGE_QUEUE, "an earlier event failed"))
+                self._resolve()
+                break
+            turn = self._give(producer, records[given : given + TURN], batch, given)
+            given += turn
+            if not turn:
                 # librdkafka's queue is full: some of it has to go first.
                 self._drained.clear()
                 await self._drained.wait()
-            if self._producer is not producer:
-                batch.refuse(range(index, len(records)), KafkaError(KafkaError._PURGE_QUEUE, "an earlier event failed"))
-                self._resolve()
-                break
+            elif given < len(records):
+                await asyncio.sleep(0)
         # Whoever stops waiting does not stop the sending.
-        return await asyncio.shield(batch.finished)
+        return await batch.finished
 
-    def _give(self, producer: Producer, record: Outgoing, batch: "_Batch", index: int) -> bool:
-        try:
-            producer.produce(
-                record.topic, record.value, record.key, on_delivery=partial(batch.reported, index), headers=record.headers
-            )
-        except BufferError:
-            return False
-        except KafkaException as error:
-            if error_of(error).code() == KafkaError._FATAL:
-                self._replace()
-                return False
-            batch.refuse([index], error_of(error))
-            self._resolve()
-        return True
+    def _give(self, producer: Producer, records: Sequence[Outgoing], batch: "_Batch", first: int) -> int:
+        """Hand over as many as are taken now, and say how many."""
+        produce, reported = producer.produce, batch.reported
+        for index, (topic, value, key, headers) in enumerate(records, first):
+            try:
+                produce(topic, value, key, on_delivery=partial(reported, index), headers=headers)
+            except BufferError:
+                return index - first
+            except KafkaException as error:
+                if error_of(error).code() == KafkaError._FATAL:
+                    self._replace()
+                    return index - first
+                batch.refuse([index], error_of(error))
+                self._resolve()
+        return len(records)
 
     async def close(self) -> None:
         """Wait for what is under way, and end."""
@@ -97,7 +98,7 @@ class KafkaProducer:
             await asyncio.to_thread(thread.join)
 
     def _start(self) -> Producer:
-        self._producer = producer = Producer(self._config(), logger=log)
+        self._producer = producer = Producer(self._config(), logger=CLIENT_LOG)
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(target=self._poll, args=(producer,), name="millstream-kafka-producer", daemon=True)
         self._threads.append(thread)

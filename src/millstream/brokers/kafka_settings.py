@@ -1,6 +1,7 @@
 """What a `kafka://` URL says, as settings for librdkafka."""
 
 import difflib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,10 @@ from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from millstream.contracts.errors import ConfigurationError
+
+#: What librdkafka says. That a setting is new or of no use to one kind of client is no news: the settings are ours.
+CLIENT_LOG = logging.getLogger("millstream.kafka.client")
+CLIENT_LOG.addFilter(lambda record: not record.getMessage().startswith("CONFWARN"))
 
 Protocol = Literal["consumer", "classic"]
 Value = str | int | float | bool

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +12,9 @@ from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import FENCED, error_of, failure
 from millstream.brokers.kafka_producer import Outgoing
-from millstream.brokers.kafka_settings import KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import FencedError, MillstreamError
 from millstream.core.broker import Partition
-
-log = logging.getLogger("millstream.kafka")
 
 #: A process that dies inside a transaction holds up readers for so long, in seconds.
 TIMEOUT = 10.0
@@ -97,7 +94,8 @@ class KafkaTransactions:
     def _produce(self, producer: Producer, record: Outgoing, report: Callable[[KafkaError | None, Record], None]) -> None:
         while True:
             try:
-                producer.produce(record.topic, record.value, record.key, on_delivery=report, headers=record.headers)
+                topic, value, key, headers = record
+                producer.produce(topic, value, key, on_delivery=report, headers=headers)
             except BufferError:
                 producer.poll(0.1)
             else:
@@ -116,7 +114,7 @@ class KafkaTransactions:
             # A transaction that follows another at once is told to wait for so long.
             "retry.backoff.ms": 5,
         }
-        producer = Producer(settings, logger=log)
+        producer = Producer(settings, logger=CLIENT_LOG)
         producer.init_transactions(TIMEOUT)
         self._producer = producer
         return producer

@@ -5,7 +5,8 @@ A Python block whose first line is a comment with a file's name (`# orders.py`) 
 file: it is written, then imported, or given to pytest when it is a test. In a console
 block each `$` line is given to one shell, and what the page shows below it has to come
 out, in that order, where `...` stands for anything. A command that ends in `&` goes on
-until the page is done or ends it.
+until the page is done or ends it. Commands that are for another machine stand in `sh`
+blocks, which are not run.
 """
 
 import importlib
@@ -26,6 +27,8 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 FILE = re.compile(r"# ([a-z0-9_/]+\.py)\n")
 PATIENCE = 30.0
+#: All that a page may run here: what touches nothing but its own folder.
+COMMANDS = {"cp", "kill", "millstream", "mkdir", "mv", "python", "sed", "sleep", "wait"}
 #: What starts processes, kills or watches them.
 SLOW = (
     "tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md",
@@ -54,6 +57,7 @@ class Shell:
 
     def run(self, command: str, expected: str) -> None:
         """Run one command of a page; AssertionError unless it ends well and prints what is expected."""
+        assert command.split()[0] in COMMANDS, f"$ {command}\nis nothing to run here; put it into a `sh` block"
         if command.endswith("&"):
             self._jobs += 1
             output = self._folder / f".job-{self._jobs}"

@@ -155,7 +155,7 @@ def _section(name: str, command: App, shared: dict[str, list[str]]) -> str:
     text, _, examples = help_of(command).partition("For example:\n")
     own = [row for group in ("Arguments", "Parameters", "How it runs") for row in _rows(command, group)]
     own += [row for group in shared for row in _rows(command, group) if row not in shared[group]]
-    lines = [f"## {name}", "", text.strip(), "", "```console", *(f"$ {line.strip()}" for line in examples.strip().splitlines()), "```", ""]
+    lines = [f"## {name}", "", text.strip(), "", "```sh", *(f"$ {line.strip()}" for line in examples.strip().splitlines()), "```", ""]
     if own:
         lines += ["| | |", "| --- | --- |", *own, ""]
     links = {"Where": "[where it acts](#where-a-command-acts)", "Output": "[its output](#output)"}

@@ -31,8 +31,8 @@ class Worker(Protocol):
         """How many more deliveries may be in flight."""
         ...
 
-    def taken_up(self, count: int) -> None:
-        """Count deliveries as in flight; or, below 0, as not."""
+    def taken_up(self, owned: Owned) -> None:
+        """Count a parked delivery of a partition as in flight."""
         ...
 
     def finished(self, work: Work) -> None: ...
@@ -95,12 +95,12 @@ class WaitingRoom:
         work = self._triage.again(parked, owned)
         owned.retrying.add(parked.id)
         if work.kind is not None:
-            self._worker.taken_up(1)
+            self._worker.taken_up(owned)
             self._worker.finished(work)
         elif owned.suspect_upto:
             await self._alone(work)
         else:
-            self._worker.taken_up(1)
+            self._worker.taken_up(owned)
             self._lanes.put([work])
 
     async def _alone(self, work: Work) -> None:
@@ -115,7 +115,9 @@ class WaitingRoom:
                 work.doom = (f"crashed the worker {crashes} times", "WorkerCrash")
             else:
                 await self._worker.note_attempt(owned, position, crashes + 1)
-            self._worker.taken_up(1)
+            if owned.gone:
+                return
+            self._worker.taken_up(owned)
             self._lanes.put([work])
             await self._worker.quiet()
 

@@ -33,6 +33,7 @@ class Owned:
         "retrying",
         "suspect_upto",
         "suspects",
+        "unfinished",
     )
 
     def __init__(self, partition: Partition, epoch: int) -> None:
@@ -53,6 +54,8 @@ class Owned:
         """What is in flight, where an event may be handled once only."""
         self.retrying: set[int] = set()
         """The parked deliveries that are in flight."""
+        self.unfinished = 0
+        """How many deliveries, parked ones included, are in the hands of handlers, or wait for one."""
         self.suspect_upto = 0
         """What lies before may have killed the last owner, and runs alone."""
         self.suspects: dict[int, int] = {}

@@ -234,10 +234,8 @@ class GroupWorker:
             owned = self.owned.pop(partition, None)
             if owned is not None:
                 owned.drop()
+                self._unfinished -= owned.unfinished
         self._finished = [work for work in self._finished if not work.owned.gone]
-        self._unfinished = sum(
-            sum(work.kind is None for work in owned.in_flight) + len(owned.retrying) for owned in self.owned.values()
-        )
         self._progress.set()
 
     async def _drop(self, partitions: Iterable[Partition]) -> None:
@@ -344,6 +342,7 @@ class GroupWorker:
             owned.in_flight.append(work)
             if work.kind is None:
                 works.append(work)
+                owned.unfinished += 1
             else:
                 self._finished.append(work)
         self._unfinished += len(works)
@@ -372,15 +371,17 @@ class GroupWorker:
         """How many more deliveries may be in flight."""
         return MOST_IN_FLIGHT - self._unfinished
 
-    def taken_up(self, count: int) -> None:
-        """Count deliveries as in flight."""
-        self._unfinished += count
+    def taken_up(self, owned: Owned) -> None:
+        """Count a parked delivery as in flight."""
+        owned.unfinished += 1
+        self._unfinished += 1
 
     def finished(self, work: Work) -> None:
         """It can be committed."""
         work.message = None
         if work.owned.gone:
             return
+        work.owned.unfinished -= 1
         self._unfinished -= 1
         self._finished.append(work)
         self._wake.set()

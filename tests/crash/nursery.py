@@ -5,6 +5,7 @@ that a fork of it is as good as a fresh interpreter, and costs milliseconds.
 """
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
 MODULES = ("millstream.brokers.sqlite", "millstream.stores.sqlite", "tests.crash.services", "tests.crash.points")
+PR_SET_PDEATHSIG = 1
 LOST = 97
 """How a child ends that was still running when its time was over."""
 
@@ -93,6 +95,8 @@ def _end_of(pid: int, seconds: float) -> int:
 def _child(target: str, args: list[Any], log: str) -> None:
     code = 1
     try:
+        # Nobody is left behind when the nursery is killed.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         with contextlib.suppress(OSError):
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             for number in (1, 2):

@@ -30,7 +30,7 @@ ONLY ?=
 	@touch .venv/.runtime $@
 
 help: ## What there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: .venv/.runtime ## The shop on the embedded broker: a page to order from, mails, a dashboard, and a proof
 	@$(RUN)millstream demo shop $(ARGS)

@@ -18,6 +18,7 @@ from millstream.contracts.errors import (
 )
 from millstream.core.broker import Message, Partition
 from millstream.core.store import Mark, Page, Parked
+from millstream.stores import sqlite_inbox
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
 
@@ -302,6 +303,35 @@ async def test_forgetting_a_group_leaves_nothing_of_it(store: SqliteStore) -> No
     assert await store.handled("h", 0, [Mark("/test", "e-9")]) == {Mark("/test", "e-9")}
     assert (await store.parked_count("g"), await store.parked_count("h")) == (0, 1)
     assert (await store.assign("g", [P]))[0].position is None
+
+
+async def test_the_inbox_remembers_for_its_window_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks older than the window go a few at a time while new ones come; younger ones stay."""
+    monkeypatch.setattr(sqlite_inbox, "SWEEP", 10)
+    now = 0
+    async with SqliteStore(SqliteFile(tmp_path / "s.db"), window=60.0, micros=lambda: now) as store:
+        for minute in range(10):
+            now = minute * 30_000_000
+            for start in range(0, 100, 10):
+                marks = [Mark(f"/{n % 3}", f"{minute}-{start + n}") for n in range(10)]
+                await store.commit(Page(group="g", marks=marks))
+
+        rows = await store.read("select at from store_inbox")
+
+        young = [Mark(f"/{n % 10 % 3}", f"{minute}-{n}") for minute in (7, 8, 9) for n in range(100)]
+        assert await store.handled("g", 0, young) == set(young)
+        assert len(rows) <= 2 * 300
+        assert min(at for (at,) in rows) > 0
+
+
+async def test_a_group_of_a_forgotten_ones_name_starts_without_its_marks(store: SqliteStore) -> None:
+    """What the old group had handled is new to the new one."""
+    await store.commit(Page(group="g", marks=[Mark("/test", "e-1")]))
+    await store.forget("g")
+
+    await store.commit(Page(group="g", marks=[Mark("/test", "e-2")]))
+
+    assert await store.handled("g", 0, [Mark("/test", "e-1"), Mark("/test", "e-2")]) == {Mark("/test", "e-2")}
 
 
 async def test_a_replay_with_effects_handles_anew(store: SqliteStore) -> None:

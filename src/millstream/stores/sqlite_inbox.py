@@ -8,7 +8,8 @@ from millstream.stores.sqlite_file import SqliteFile
 
 SCHEMA = """
 create table if not exists store_scope(
-  id integer primary key, grp text not null, generation integer not null, source text not null, unique(grp, generation, source));
+  id integer primary key autoincrement, grp text not null, generation integer not null, source text not null,
+  unique(grp, generation, source));
 create table if not exists store_inbox(
   scope integer not null, id text not null, at integer not null, primary key(scope, id)) without rowid;
 """
@@ -103,7 +104,6 @@ class SqliteInbox:
         return bool(self._file.query("select 1 from store_scope where grp=? and generation=? limit 1", (group, generation)))
 
     def remove(self, connection: Connection, group: str) -> None:
-        """Remove the marks of a group, of every generation."""
-        connection.execute("delete from store_inbox where scope in (select id from store_scope where grp=?)", (group,))
+        """Forget the marks of a group, of every generation; their rows go with their time, since millions at once would take long."""
         connection.execute("delete from store_scope where grp=?", (group,))
         self.forget_scopes()

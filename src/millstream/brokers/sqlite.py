@@ -25,7 +25,7 @@ from millstream.core.broker import Delivery, Features, Figure, Group, Message, O
 from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_file import SqliteFile
 from millstream.stores.sqlite_process import boot_id, is_alive, label, member_name
-from millstream.stores.sqlite_writer import MEMBERS, NOTHING
+from millstream.stores.sqlite_wake import BROADCAST, MEMBERS, NOTHING
 
 LARGEST = 16 << 20
 LONGEST_NAME = 255
@@ -311,7 +311,7 @@ class SqliteBroker:
 
     async def broadcast(self, body: bytes) -> None:
         now = self._micros()
-        await self.file.write(lambda connection: sqlite_broadcast.send(connection, body, now))
+        await self.file.write(lambda connection: sqlite_broadcast.send(connection, body, now), wakes=BROADCAST)
 
     async def listen(self) -> SqliteListener:
         return SqliteListener(self.file)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_file import SqliteFile
+from millstream.stores.sqlite_wake import BROADCAST, News
 
 SCHEMA = """
 create table if not exists broker_broadcast(seq integer primary key autoincrement, sent integer not null, body blob not null);
@@ -35,7 +36,11 @@ class SqliteListener:
         self._file = file
         self._heard = asyncio.Event()
         self._last: int = file.query("select coalesce(max(seq), 0) from broker_broadcast")[0][0]
-        self._stop: Callable[[], None] = file.on_change(lambda _: self._heard.set())
+        self._stop: Callable[[], None] = file.on_change(self._hear)
+
+    def _hear(self, news: News) -> None:
+        if BROADCAST in news.kinds:
+            self._heard.set()
 
     async def receive(self, wait: float) -> Sequence[bytes]:
         end = asyncio.get_running_loop().time() + wait

@@ -186,6 +186,7 @@ class SqliteLog:
                     places[place] = [item.body]
                 else:
                     bodies.append(item.body)
+        self.file.appended([place >> 1 for place in places])
         pages = [page for place in sorted(places) for page in self._pages(connection, place >> 1, place & 1, places[place])]
         # Each statement gives up and takes back Python's lock: many rows at once.
         for start in range(0, len(pages), ROWS_AT_ONCE):
@@ -205,6 +206,7 @@ class SqliteLog:
         events = b"\x91" + item.body
         connection.execute(INSERT[1], (tp << SHIFT | offset, 1, item.raw, self._micros(), before, crc32(events), events))
         self._ends[tp] = offset + 1, before + len(events)
+        self.file.appended((tp,))
         return True
 
     def _pages(self, connection: Connection, tp: int, raw: int, bodies: list[bytes]) -> list[tuple[int, int, int, int, int, int, bytes]]:

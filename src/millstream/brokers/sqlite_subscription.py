@@ -12,7 +12,7 @@ from millstream.contracts.errors import PositionLostError
 from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
 from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_process import is_alive
-from millstream.stores.sqlite_writer import MEMBERS, NOTHING
+from millstream.stores.sqlite_wake import MEMBERS, NOTHING, News
 
 if TYPE_CHECKING:
     from millstream.brokers.sqlite import SqliteBroker
@@ -44,6 +44,8 @@ class SqliteSubscription:
         self._member = member
         self._members: frozenset[str] = frozenset()
         self._owned: dict[Partition, _Owned] = {}
+        self._tps: frozenset[int] = frozenset()
+        """What it owns, as the file numbers it."""
         self._notices: list[Received] = []
         self._changed = asyncio.Event()
         self._renew_at = float("-inf")
@@ -53,10 +55,12 @@ class SqliteSubscription:
         self._turn = 0
         self._stop = broker.file.on_change(self._hear)
 
-    def _hear(self, kinds: bytes) -> None:
-        if MEMBERS in kinds:
+    def _hear(self, news: News) -> None:
+        if MEMBERS in news.kinds:
             self._look_at = float("-inf")
-        self._changed.set()
+            self._changed.set()
+        elif news.of(self._tps):
+            self._changed.set()
 
     # Receiving
 
@@ -129,7 +133,7 @@ class SqliteSubscription:
         claim = await broker.file.write(self._claim, wakes=NOTHING)
         if claim.members != self._members:
             self._members = claim.members
-            broker.file.announce(MEMBERS)
+            broker.file.announce(News(MEMBERS))
         lost = tuple(p for p, o in self._owned.items() if o.tp not in claim.kept)
         for partition in lost:
             del self._owned[partition]
@@ -140,6 +144,7 @@ class SqliteSubscription:
         self._owned.update(gained)
         if gained:
             self._notices.append(Assigned(tuple(gained)))
+        self._tps = frozenset(owned.tp for owned in self._owned.values())
         revoked = tuple(p for p, o in self._owned.items() if o.tp in claim.surplus and not o.leaving)
         for partition in revoked:
             self._owned[partition].leaving = True

@@ -18,7 +18,7 @@ from millstream.stores.sqlite_outbox import SqliteOutbox, renumber
 from millstream.stores.sqlite_parked import SqliteParked
 from millstream.stores.sqlite_process import boot_id, is_alive
 from millstream.stores.sqlite_transaction import SqliteTransaction
-from millstream.stores.sqlite_writer import MEMBERS, NOTHING, ROWS
+from millstream.stores.sqlite_wake import MEMBERS, NOTHING, ROWS
 
 SCHEMA = """
 create table if not exists store_meta(key text primary key, value text not null) without rowid;
@@ -150,7 +150,7 @@ class SqliteStore:
 
     async def commit(self, page: Page) -> None:
         # Nobody waits for a position or a mark: only what can be taken up is worth a wake-up.
-        wakes = ROWS if page.events or page.park or page.unpark else NOTHING
+        wakes = ROWS if page.park or page.unpark or (page.events and self.relays) else NOTHING
         await self.file.write(lambda connection: self.apply(connection, page), wakes=wakes)
 
     async def begin(self) -> SqliteTransaction:

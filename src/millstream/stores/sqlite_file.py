@@ -10,7 +10,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,9 +27,9 @@ from millstream.contracts.errors import (
 )
 from millstream.stores.sqlite_connection import Connection, connect, copy
 from millstream.stores.sqlite_errors import READ_ONLY, sqlite_errors
-from millstream.stores.sqlite_wake import WakeUp
+from millstream.stores.sqlite_wake import NOTHING, ROWS, News, WakeUp
 from millstream.stores.sqlite_wal import KEEP_BYTES, WalKeeper
-from millstream.stores.sqlite_writer import NOTHING, ROWS, Borrowed, Job, Outcome, SqliteWriter, resolve
+from millstream.stores.sqlite_writer import Borrowed, Job, Outcome, SqliteWriter, resolve
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class SqliteFile:
         """Called on the writer's thread after a rollback: what was learnt inside may be untrue."""
         self.on_foreign: set[Callable[[], None]] = set()
         """Called inside a transaction, before its writes, when somebody else has written since the last one, or it was rolled back."""
-        self._listeners: set[Callable[[bytes], None]] = set()
+        self._listeners: set[Callable[[News], None]] = set()
         self._synchronous = synchronous
         self._vfs = vfs
         self._busy = BUSY
@@ -202,9 +202,9 @@ class SqliteFile:
         return future
 
     def post(self, write: Callable[[Connection], None], settle: Callable[[None, BaseException | None], None]) -> None:
-        """The same for a write that others join until it runs: `settle` is called on the loop."""
+        """The same for an append that others join until it runs: `settle` is called on the loop."""
         _, writer = self._started()
-        writer.put(Job(write, settle))
+        writer.put(Job(write, settle, NOTHING))
 
     async def write(self, write: Callable[[Connection], T], *, wakes: bytes = ROWS) -> T:
         """Run `write` in the next transaction and wait until it is on disk."""
@@ -295,34 +295,39 @@ class SqliteFile:
 
     # Changes
 
-    def on_change(self, listener: Callable[[bytes], None]) -> Callable[[], None]:
-        """Call `listener` on the loop, with `ROWS` or `MEMBERS` or both, when any process has written; returns how to stop."""
+    def appended(self, tps: Iterable[int]) -> None:
+        """Note, inside a transaction, which partitions get events, for those who wait for them."""
+        _, writer = self._started()
+        writer.appended.update(tps)
+
+    def on_change(self, listener: Callable[[News], None]) -> Callable[[], None]:
+        """Call `listener` on the loop when any process has written; returns how to stop that."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
-    def announce(self, kinds: bytes) -> None:
+    def announce(self, news: News) -> None:
         """Wake every listener of every process, from the loop's thread, after a write that woke nobody."""
         if self._wake is not None:
-            self._wake.send(kinds)
-            self._changed(kinds)
+            self._wake.send(news)
+            self._changed(news)
 
-    def _tell(self, waiting: list[Outcome], wakes: bytes) -> None:
+    def _tell(self, waiting: list[Outcome], news: News) -> None:
         """After a transaction, on the writer's thread: settle on the loop, and wake the others."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._settle, waiting, wakes)
-        if self._wake is not None and wakes:
-            self._wake.send(wakes)
+                self._loop.call_soon_threadsafe(self._settle, waiting, news)
+        if self._wake is not None and news.kinds:
+            self._wake.send(news)
 
-    def _settle(self, waiting: list[Outcome], wakes: bytes) -> None:
+    def _settle(self, waiting: list[Outcome], news: News) -> None:
         for job, result, error in waiting:
             job.settle(result, error)
-        if wakes:
-            self._changed(wakes)
+        if news.kinds:
+            self._changed(news)
 
-    def _changed(self, kinds: bytes) -> None:
+    def _changed(self, news: News) -> None:
         for listener in tuple(self._listeners):
-            listener(kinds)
+            listener(news)
 
 
 def _digest(schema: str) -> str:

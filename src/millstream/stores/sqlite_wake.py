@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 SOCKET_PATH_LIMIT = 100
 #: Said by a process that has just come.
 HELLO = b"h"
@@ -18,10 +20,41 @@ HELLO = b"h"
 LIST_EVERY = 1.0
 
 
+#: What a write may be of interest for: events in the log, rows of a store, a broadcast, or who owns what.
+EVENTS, ROWS, BROADCAST, MEMBERS, NOTHING = b"e", b"r", b"b", b"m", b""
+#: So many partitions are named; of more it is only said that there are events.
+MOST_NAMED = 32
+
+
+class News(msgspec.Struct, frozen=True, gc=False):
+    """What some process has written."""
+
+    kinds: bytes
+    tps: frozenset[int] | None = frozenset()
+    """The partitions that have new events; None stands for all of them."""
+
+    def of(self, tps: frozenset[int]) -> bool:
+        """Whether one of these partitions may have new events."""
+        return self.tps is None or not self.tps.isdisjoint(tps)
+
+    def encode(self) -> bytes:
+        """As a datagram."""
+        if self.tps is None or len(self.tps) > MOST_NAMED:
+            return self.kinds + b" *"
+        return b" ".join([self.kinds, *(b"%d" % tp for tp in self.tps)])
+
+
+def decode(datagrams: list[bytes]) -> News:
+    """All that these say."""
+    words = [datagram.split(b" ") for datagram in datagrams]
+    named = [word for _, *rest in words for word in rest]
+    return News(b"".join(kinds for kinds, *_ in words), None if b"*" in named else frozenset(map(int, named)))
+
+
 class WakeUp:
     """One process's socket in the folder beside a file; what is sent reaches every other one there."""
 
-    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, heard: Callable[[bytes], None]) -> None:
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, heard: Callable[[News], None]) -> None:
         folder = Path(f"{path}-wake")
         if len(os.fsencode(folder)) > SOCKET_PATH_LIMIT - 16:
             digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
@@ -37,7 +70,7 @@ class WakeUp:
         self._bind()
         loop.add_reader(self._socket, self._receive)
         self._list()
-        self.send(HELLO)
+        self.send(News(HELLO))
 
     def _bind(self) -> None:
         for last in (*[False] * 10, True):
@@ -51,13 +84,16 @@ class WakeUp:
             else:
                 return
 
-    def send(self, kinds: bytes) -> None:
+    def send(self, news: News) -> None:
         """Wake every other process; a dead one's socket is cleared away."""
         if time.monotonic() >= self._list_at:
             self._list()
+        if not self._peers:
+            return
+        datagram = news.encode()
         for peer in self._peers:
             try:
-                self._socket.sendto(kinds, peer)
+                self._socket.sendto(datagram, peer)
             except BlockingIOError:
                 pass  # it has wake-ups waiting already
             except (ConnectionRefusedError, FileNotFoundError):
@@ -74,13 +110,14 @@ class WakeUp:
             self._peers = [entry.path for entry in os.scandir(self._folder) if entry.name != self._own.name]
 
     def _receive(self) -> None:
-        kinds = b""
+        datagrams: list[bytes] = []
         with contextlib.suppress(OSError):
-            while received := self._socket.recv(16):
-                kinds += received
-        if HELLO in kinds:
+            while datagram := self._socket.recv(1024):
+                datagrams.append(datagram)
+        news = decode(datagrams)
+        if HELLO in news.kinds:
             self._list_at = 0.0
-        self._heard(kinds)
+        self._heard(news)
 
     def close(self) -> None:
         """Leave the folder, and take it away when nobody else is there."""

@@ -16,6 +16,7 @@ import apsw
 from millstream.contracts.errors import StoreBusyError, StoreError, StoreFullError, StoreReadOnlyError
 from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_errors import sqlite_errors
+from millstream.stores.sqlite_wake import EVENTS, NOTHING, ROWS, News
 from millstream.stores.sqlite_wal import WalKeeper
 
 #: How long one look at another process's lock is from the next, in seconds.
@@ -24,9 +25,6 @@ BUSY_STEP = 0.0002
 CONTENDED, GIVE_WAY, GIVE_WAY_EVERY = 0.05, 0.0004, 0.002
 #: Writes gathered into one transaction; more would only delay the first of them.
 MOST_JOBS = 4096
-
-#: What a write may be of interest for, beyond this process: new rows, or who owns what.
-ROWS, MEMBERS, NOTHING = b"r", b"m", b""
 
 
 @dataclass(slots=True)
@@ -50,11 +48,12 @@ class SqliteWriter:
     """Gathers what is waiting into one transaction, and syncs once for all of it.
 
     `tell` gets, on this thread, what is to be settled on the loop, and what the
-    transaction may be of interest for.
+    transaction may be of interest for. `appended` collects, inside a transaction, the
+    partitions that get events.
     """
 
     def __init__(
-        self, path: str, connect: Callable[[], Connection], wal: WalKeeper, tell: Callable[[list[Outcome], bytes], None], *, busy: float
+        self, path: str, connect: Callable[[], Connection], wal: WalKeeper, tell: Callable[[list[Outcome], News], None], *, busy: float
     ) -> None:
         self._path = path
         self._connect = connect
@@ -63,6 +62,7 @@ class SqliteWriter:
         self._busy = busy
         self.on_rollback: Iterable[Callable[[], None]] = ()
         self.on_foreign: Iterable[Callable[[], None]] = ()
+        self.appended: set[int] = set()
         self._connection: Connection | None = None
         self._file = _file(path)
         self._version = -1
@@ -133,6 +133,7 @@ class SqliteWriter:
         self._see_the_file()
         self._give_way()
         connection.execute("begin immediate")
+        self.appended.clear()
         try:
             if connection.data_version() != self._version:
                 self._contended_until = time.monotonic() + CONTENDED
@@ -168,7 +169,8 @@ class SqliteWriter:
             self._gave_way = time.monotonic()
 
     def _settle(self, outcomes: list[Outcome]) -> None:
-        wakes = NOTHING
+        kinds = NOTHING
+        appended: frozenset[int] = frozenset()
         waiting: list[Outcome] = []
         for outcome in outcomes:
             job, result, error = outcome
@@ -176,10 +178,13 @@ class SqliteWriter:
                 waiting.append(outcome)
             else:
                 job.settle(result, error)
-            if error is None and job.wakes not in wakes:
-                wakes += job.wakes
-        if waiting or wakes:
-            self._tell(waiting, wakes)
+            if error is None and job.wakes not in kinds:
+                kinds += job.wakes
+        if self.appended and outcomes[0][2] is None:
+            kinds += EVENTS
+            appended = frozenset(self.appended)
+        if waiting or kinds:
+            self._tell(waiting, News(kinds, appended))
 
     # The connection
 

@@ -170,3 +170,30 @@ async def test_a_unit_of_work_that_fails_publishes_nothing(make_app: Callable[[]
 
         assert await app.read("select * from reserved") == []
         assert await app.store.outbox_size() == 0
+
+
+async def test_a_replay_with_effects_has_them_further_on_too(tmp_path: Path) -> None:
+    """What is published the second time is new to those who read it; without effects it would be a duplicate."""
+    app, noted = App("inventory", broker=f"sqlite:///{tmp_path}/b.db"), list[str]()
+
+    @app.subscriber(OrderCreated, group="reserve")
+    async def reserve(order: OrderCreated) -> StockReserved:
+        return StockReserved(order.order_id)
+
+    @app.subscriber(StockReserved)
+    async def note(stock: StockReserved, _context: Context) -> None:
+        noted.append(stock.order_id)
+
+    async def twice() -> bool:
+        return noted == ["o-1", "o-1"]
+
+    async def once() -> bool:
+        return noted == ["o-1"]
+
+    async with app:
+        await app.publish(OrderCreated("o-1"))
+        await until(app, once)
+
+        await app.store.rewind("reserve", [(p, 0) for p, _, _ in await app.broker.bounds("order.created")], effects=True)
+
+        await until(app, twice)

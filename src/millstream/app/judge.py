@@ -45,6 +45,8 @@ class Judge:
         self._clock = clock
         self._waits = waits
         self._chance = chance
+        self.generation = 0
+        """How often the group was replayed with effects."""
         self.marked = False
         """Whether the inbox could know any delivery of this group."""
 
@@ -171,9 +173,9 @@ class Judge:
                 work.published = verdict
                 self._handled(work)
 
-    def page_of(self, job: Job, verdicts: Sequence[Verdict], generation: int) -> Page:
+    def page_of(self, job: Job, verdicts: Sequence[Verdict]) -> Page:
         """What a job that succeeded commits, but for positions."""
-        page = Page(group=self._group, generation=generation)
+        page = Page(group=self._group, generation=self.generation)
         for work, verdict in zip(job.works, verdicts, strict=True):
             assert work.envelope is not None
             assert not isinstance(verdict, BaseException)
@@ -191,6 +193,8 @@ class Judge:
             return []
         now, largest = self._clock.micros(), self._largest
         correlation, attempt = cause.correlation or cause.id, f"{self._group}/{work.attempt}"
+        # A replay with effects is meant to have them further on, too.
+        publisher = f"{self._group}#{self.generation}" if self.generation else self._group
         made: list[Envelope] = []
         millis = min(max(cause.time, 0) // 1000, LAST_MILLIS)
         for ordinal, message in enumerate(messages):
@@ -201,7 +205,7 @@ class Judge:
             made.append(
                 Envelope(
                     # From the input alone, so that whoever handles the input again publishes what is known already.
-                    id=derived_id(cause.source, cause.id, self._group, ordinal, millis),
+                    id=derived_id(cause.source, cause.id, publisher, ordinal, millis),
                     source=self._source,
                     type=contract.name,
                     key=key(message),

@@ -40,6 +40,8 @@ class Batch(msgspec.Struct):
     works: list[Work]
     done: list[Delivery]
     """Settled with the broker afterwards."""
+    published: bool = False
+    """Whether something may wait in the outbox."""
     outcomes: Outcomes | None = None
     """What observers are told afterwards, if there are any."""
 
@@ -47,7 +49,6 @@ class Batch(msgspec.Struct):
 class Clerk(Protocol):
     """Knows what is to be committed; the worker."""
 
-    generation: int
 
     committing: asyncio.Lock
     """Held from the moment a batch is put together until it is durable: positions follow one another."""
@@ -67,18 +68,16 @@ class Clerk(Protocol):
         ...
 
 
-class Lent:
+class Lent(msgspec.Struct, eq=False):
     """The Transaction that one handler sees, for as long as it runs."""
 
-    __slots__ = ("_turns", "alone", "ended", "name", "preempted", "task")
-
-    def __init__(self, turns: "Transactions", name: str, task: asyncio.Task[Any] | None, *, alone: bool = False) -> None:
-        self._turns = turns
-        self.name = name
-        """Whose it is."""
-        self.task = task
-        self.alone = alone
-        self.ended = self.preempted = False
+    _turns: "Transactions"
+    name: str
+    """Whose it is."""
+    task: asyncio.Task[Any] | None
+    alone: bool = False
+    ended: bool = False
+    preempted: bool = False
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; give its rows."""
@@ -331,7 +330,7 @@ class Transactions:
             if len(job.works) > 1:
                 return self._one_by_one_in_thread(job)
         else:
-            committed = lent.end(self._judge.page_of(job, verdicts, self._clerk.generation))
+            committed = lent.end(self._judge.page_of(job, verdicts))
             for work in job.works:
                 work.committed = committed
         return lambda: self._judge.judge(job, verdicts)

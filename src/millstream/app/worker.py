@@ -60,7 +60,6 @@ class GroupWorker:
         self.alone = alone or asyncio.Lock()
         """Held while a suspect runs, by one group of the process: what kills it is not laid to another's charge."""
         self.owned: dict[Partition, Owned] = {}
-        self.generation = 0
         self._broker = broker
         self._store = store
         self._clock = clock
@@ -73,7 +72,7 @@ class GroupWorker:
         self._triage = Triage(handlers, self._judge, broker.name)
         self._transactions = Transactions(store, self, self._judge, clock)
         self._lanes = Lanes(group, handlers, self, self._judge, self._transactions, clock)
-        self._waiting_room = WaitingRoom(group, self, store, clock, self._triage, self._lanes, self._observers)
+        self._waiting_room = WaitingRoom(group, self, store, clock, self._triage, self._judge, self._lanes, self._observers)
         self._subscription: Subscription | None = None
         self._receiving = self._interrupted = False
         self._suspicious = False
@@ -189,8 +188,8 @@ class GroupWorker:
     # Partitions come and go
 
     async def _assigned(self, subscription: Subscription, partitions: Sequence[Partition]) -> None:
-        self.generation = await self._store.generation(self.group)
-        self._judge.marked = self._remembers or await self._store.has_marks(self.group, self.generation)
+        generation = self._judge.generation = await self._store.generation(self.group)
+        self._judge.marked = self._remembers or await self._store.has_marks(self.group, generation)
         positional = self._broker.features.positional
         for assignment in await self._store.assign(self.group, partitions):
             partition = assignment.partition
@@ -326,7 +325,7 @@ class GroupWorker:
         known: set[Mark] = set()
         if self._judge.marked:
             marks = [Mark(delivery.envelope.source, delivery.envelope.id) for delivery in items if delivery.envelope is not None]
-            known = await self._store.handled(self.group, self.generation, marks)
+            known = await self._store.handled(self.group, self._judge.generation, marks)
         works: list[Work] = []
         owned: Owned | None = None
         partition: Partition | None = None
@@ -383,15 +382,16 @@ class GroupWorker:
             return
         work.owned.unfinished -= 1
         self._unfinished -= 1
+        if not self._finished:
+            self._wake.set()
         self._finished.append(work)
-        self._wake.set()
 
     def collect(self) -> Batch | None:
         """Everything that is finished and not yet committed, as one page."""
         works, self._finished = self._finished, []
         if not works:
             return None
-        page = Page(group=self.group, generation=self.generation)
+        page = Page(group=self.group, generation=self._judge.generation)
         batch = Batch(page, works, [])
         self._uncommitted.add(id(batch))
         touched: dict[Owned, None] = {}
@@ -399,10 +399,13 @@ class GroupWorker:
             owned = work.owned
             work.settled = True
             touched[owned] = None
-            if not work.committed:
+            if work.committed:
+                batch.published = True
+            else:
                 self._enter(work, page)
             if owned.suspects and owned.suspects.pop(work.delivery.position, 0):
                 page.suspects[(owned.partition, work.delivery.position)] = 0
+        batch.published = batch.published or bool(page.events)
         positional = self._broker.features.positional
         for owned in touched:
             page.fences[owned.partition] = owned.epoch
@@ -465,7 +468,7 @@ class GroupWorker:
                 if work.park is None:
                     owned.unblock(work.sequence)
                     self._look_in(0)
-        if batch.page.events or any(work.committed for work in batch.works):
+        if batch.published:
             self._changed()
         if batch.done and self._subscription is not None:
             try:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import structs
 
+from millstream.app.judge import Judge
 from millstream.app.lanes import Lanes
 from millstream.app.outcomes import Observers, WorkOutcomes
 from millstream.app.triage import Triage
@@ -25,7 +26,6 @@ class Worker(Protocol):
     committing: asyncio.Lock
     alone: asyncio.Lock
     owned: dict[Partition, Owned]
-    generation: int
 
     def room(self) -> int:
         """How many more deliveries may be in flight."""
@@ -50,13 +50,22 @@ class WaitingRoom:
     """Takes up what is due among the parked, and executes operators' requests, as the owner of their partitions."""
 
     def __init__(
-        self, group: str, worker: Worker, store: Store, clock: Clock, triage: Triage, lanes: Lanes, observers: Observers
+        self,
+        group: str,
+        worker: Worker,
+        store: Store,
+        clock: Clock,
+        triage: Triage,
+        judge: Judge,
+        lanes: Lanes,
+        observers: Observers,
     ) -> None:
         self._group = group
         self._worker = worker
         self._store = store
         self._clock = clock
         self._triage = triage
+        self._judge = judge
         self._lanes = lanes
         self._observers = observers
         self.look_at = float("-inf")
@@ -81,9 +90,11 @@ class WaitingRoom:
         if not partitions or room <= 0:
             return False
         busy = False
+        # What was in flight when it was read as parked may be settled before its turn comes here.
+        in_flight = {id_ for owned in self._worker.owned.values() for id_ in owned.retrying}
         for parked in await self._store.heads(self._group, partitions, self._clock.micros(), room):
             owned = self._worker.owned.get(parked.partition)
-            if owned is not None and parked.id not in owned.retrying:
+            if owned is not None and not owned.leaving and parked.id not in in_flight:
                 await self._take_up(parked, owned)
                 busy = True
         due = await self._store.next_due(self._group)
@@ -147,7 +158,7 @@ class WaitingRoom:
         return ""
 
     async def _execute(self, request: Request, parked: Parked, owned: Owned) -> None:
-        page = Page(group=self._group, generation=self._worker.generation, requests=[request.id])
+        page = Page(group=self._group, generation=self._judge.generation, requests=[request.id])
         page.fences[owned.partition] = owned.epoch
         if request.kind == "discard":
             page.unpark.append(parked.id)

@@ -18,7 +18,7 @@ from millstream.stores.sqlite_outbox import SqliteOutbox, renumber
 from millstream.stores.sqlite_parked import SqliteParked
 from millstream.stores.sqlite_process import boot_id, is_alive
 from millstream.stores.sqlite_transaction import SqliteTransaction
-from millstream.stores.sqlite_wake import MEMBERS, NOTHING, ROWS
+from millstream.stores.sqlite_wake import MEMBERS, NOTHING
 
 SCHEMA = """
 create table if not exists store_meta(key text primary key, value text not null) without rowid;
@@ -149,9 +149,7 @@ class SqliteStore:
     # What a worker commits
 
     async def commit(self, page: Page) -> None:
-        # Nobody waits for a position or a mark: only what can be taken up is worth a wake-up.
-        wakes = ROWS if page.park or page.unpark or (page.events and self.relays) else NOTHING
-        await self.file.write(lambda connection: self.apply(connection, page), wakes=wakes)
+        await self.file.write(lambda connection: self.apply(connection, page))
 
     async def begin(self) -> SqliteTransaction:
         return SqliteTransaction(self.file.path, await self.file.borrow(), self.apply)

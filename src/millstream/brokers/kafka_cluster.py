@@ -230,6 +230,8 @@ class KafkaCluster:
         if isinstance(answers[group], KafkaException):
             return False
         refused = [found.error for found in answers[group].topic_partitions if found.error is not None]
+        if any(error.code() in BUSY for error in refused):
+            return False
         if refused:
             raise failure(refused[0], f"{self.name}: moving group {group!r}")
         return True

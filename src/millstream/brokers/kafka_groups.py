@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import FENCED, error_of, failure
+from millstream.brokers.kafka_errors import FORBIDDEN, error_of, failure
 from millstream.brokers.kafka_history import KafkaHistory
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import BrokerUnavailableError
@@ -23,9 +23,9 @@ from millstream.core.broker import Group, Partition
 
 TOPIC = "_millstream.groups"
 _HERE = Partition(TOPIC, 0)
-#: Others may change the register at the same moment; so often we try again.
-ATTEMPTS = 20
+#: Seconds that one request may take, and that others may come before us.
 SECONDS = 10.0
+PATIENCE = 30.0
 
 
 class Beginning(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,20 +88,25 @@ class KafkaGroups:
 
     async def change(self, decide: Decide) -> None:
         """Write what `decide` says, unless somebody else has changed something meanwhile: then it is asked again."""
-        for attempt in range(ATTEMPTS):
-            producer = await asyncio.to_thread(self._take)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            # In a box, so that its last reference can be dropped in a thread: that waits for its own threads.
+            box: list[Producer] = []
             try:
+                box.append(await asyncio.to_thread(self._take))
                 changes = await decide(await self.records())
                 if not changes:
                     return
-                written = await asyncio.to_thread(self._write, producer, changes)
-            finally:
-                await asyncio.to_thread(producer.close)
-            if written is not None:
-                await self._see(written)
+                await self._see(await asyncio.to_thread(self._write, box[0], changes))
                 return
-            await asyncio.sleep(random.uniform(0, 0.05) * (attempt + 1))  # noqa: S311 - so that two do not meet again
-        raise BrokerUnavailableError(f"{self._settings.name}: too many processes declare groups at the same moment. Start again.")
+            except KafkaException as exception:
+                error = error_of(exception)
+                # Somebody else took the register, or nobody knows what happened: what is there now tells.
+                if error.code() in FORBIDDEN or time.monotonic() > deadline:
+                    raise failure(error, f"{self._settings.name}: writing the register of groups") from exception
+            finally:
+                await asyncio.to_thread(box.clear)
+            await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - so that two do not meet again
 
     def _take(self) -> Producer:
         """Become the one who may change the register."""
@@ -112,32 +117,26 @@ class KafkaGroups:
             "transaction.timeout.ms": 10_000,
             "retry.backoff.ms": 5,
             "linger.ms": 0,
+            # That another one has taken the register is no accident.
+            "log_level": 0,
         }
         producer = Producer(settings, logger=CLIENT_LOG)
-        try:
-            producer.init_transactions(SECONDS)
-        except KafkaException as error:
-            raise failure(error, f"{self._settings.name}: taking the register of groups") from error
+        producer.init_transactions(SECONDS)
         return producer
 
-    def _write(self, producer: Producer, changes: Mapping[str, GroupRecord | None]) -> int | None:
-        """Write the changes, and say where; None if somebody else took the register."""
+    def _write(self, producer: Producer, changes: Mapping[str, GroupRecord | None]) -> int:
+        """Write the changes, and say where."""
         places: list[int] = []
 
         def report(error: KafkaError | None, written: Record) -> None:
             if error is None:
                 places.append(written.offset() or 0)
 
-        try:
-            producer.begin_transaction()
-            for name, record in changes.items():
-                value = None if record is None else msgspec.json.encode(record)
-                producer.produce(TOPIC, value, name.encode(), partition=0, on_delivery=report)
-            producer.commit_transaction(SECONDS)
-        except KafkaException as error:
-            if error_of(error).code() in FENCED:
-                return None
-            raise failure(error, f"{self._settings.name}: writing the register of groups") from error
+        producer.begin_transaction()
+        for name, record in changes.items():
+            value = None if record is None else msgspec.json.encode(record)
+            producer.produce(TOPIC, value, name.encode(), partition=0, on_delivery=report)
+        producer.commit_transaction(SECONDS)
         return max(places)
 
     async def _see(self, place: int) -> None:

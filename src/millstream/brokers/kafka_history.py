@@ -96,10 +96,10 @@ def _read(consumer: Consumer, partition: Partition, position: int, most: int) ->
         batch = _some(consumer, min(most - len(found), 1000))
         for record in batch:
             offset = record.offset() or 0
-            if _is_end(record):
+            # What came after the question is the next one's.
+            if _is_end(record) or offset >= head:
                 return found, offset
-            if offset < head:
-                found.append(record)
+            found.append(record)
             position = offset + 1
         if batch:
             deadline = time.monotonic() + PATIENCE

@@ -1,0 +1,440 @@
+"""Groups on Kafka: rebalances under load, positions that are lost, and what the register remembers."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
+from tests.brokers.kafka_server import PATIENCE, declared, kafka_url, made, published, taken, unique, until
+
+from millstream import App, Transaction, event
+from millstream.brokers.kafka import KafkaBroker
+from millstream.brokers.kafka_settings import settings_of
+from millstream.contracts.errors import BrokerError, ConfigurationError, PositionLostError
+from millstream.core.broker import Assigned, Deliveries, Group, Message, Partition, Topic
+from millstream.stores.sqlite import SqliteStore
+from millstream.stores.sqlite_file import SqliteFile
+from millstream.testing.broker_ground import Member
+
+pytestmark = pytest.mark.slow
+
+
+@event("test.moved", key="key")
+@dataclass(frozen=True)
+class Moved:
+    """Something has moved."""
+
+    key: str
+    number: int
+
+
+def administer(call: Callable[[Any], Mapping[Any, Any]]) -> None:
+    """Have the server do what only its administrators do."""
+    client = AdminClient({"bootstrap.servers": str(settings_of(kafka_url()).client["bootstrap.servers"])})
+    for future in call(client).values():
+        future.result(10)
+
+
+def worker(name: str, url: str, folder: Path) -> App:
+    """A process of a service that notes what it handles."""
+    app = App(name, schema="create table if not exists effect(ordinal integer primary key, key text, number integer)")
+    app.configure(broker=KafkaBroker(url), store=SqliteStore(SqliteFile(folder / "store.db")))
+
+    @app.subscriber(Moved, group=name)
+    async def handle(moved: Moved, transaction: Transaction) -> None:
+        transaction.execute("insert into effect(key, number) values (?, ?)", (moved.key, moved.number))
+
+    return app
+
+
+# Rebalances
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+async def test_a_loaded_group_that_rebalances_loses_and_repeats_nothing(tmp_path: Path, protocol: str) -> None:
+    """Workers join and leave under load: each event has its effect once, and each key keeps its order."""
+    name, url = unique("moving"), f"{kafka_url()}&group_protocol={protocol}"
+    apps = [worker(name, url, tmp_path) for _ in range(3)]
+    stops = [asyncio.Event() for _ in apps]
+    count, sent = 3000, 0
+
+    async def produce(app: App) -> None:
+        nonlocal sent
+        while sent < count:
+            await app.publish_many([Moved(f"k{number % 50}", number) for number in range(sent, sent + 100)])
+            sent += 100
+
+    async def handled(app: App, least: int) -> None:
+        rows = 0
+
+        async def look() -> None:
+            nonlocal rows
+            await asyncio.sleep(0.01)
+            ((rows,),) = await app.read("select count(*) from effect")
+
+        await until(lambda: rows >= least, look, lambda: f"only {rows} of {least} were handled")
+
+    async def work(index: int) -> None:
+        async with apps[index]:
+            await apps[index].run(stops[index])
+
+    async with apps[0], asyncio.TaskGroup() as tasks:
+        tasks.create_task(apps[0].run(stops[0]))
+        tasks.create_task(produce(apps[0]))
+        await handled(apps[0], 300)
+        tasks.create_task(work(1))
+        await handled(apps[0], 1000)
+        second = tasks.create_task(work(2))
+        await handled(apps[0], 1500)
+        stops[2].set()
+        await second
+        await handled(apps[0], count)
+        for stop in stops:
+            stop.set()
+        rows = await apps[0].read("select key, number from effect order by ordinal")
+
+    assert sorted(number for _, number in rows) == list(range(count))
+    for key in {key for key, _ in rows}:
+        numbers = [number for k, number in rows if k == key]
+        assert numbers == sorted(numbers), f"{key} came out of order"
+
+
+async def test_what_is_revoked_can_be_settled_before_it_moves() -> None:
+    """The group waits for its member's last word: what it settled after the revocation does not come again."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=2)
+        await published(broker, made(topic, 40))
+        first = Member(await broker.open(group, "first"))
+        items = await taken(first, 40, settle=False)
+        second = Member(await broker.open(group, "second"))
+        revoked: list[Partition] = []
+
+        async def step() -> None:
+            await second.step(wait=0.01)
+            match await first.subscription.receive(10, 0.01):
+                case Deliveries():
+                    pass
+                case notice:
+                    revoked.extend(notice.partitions)
+                    await first.subscription.settle([d for d in items if d.partition in notice.partitions])
+                    await first.subscription.release(notice.partitions)
+
+        await until(lambda: bool(second.partitions), step, lambda: "the second member got nothing")
+        await published(broker, made(topic, 40, prefix="later"))
+        keys = [d.envelope.key for d in items if d.envelope and d.partition in revoked]
+        later = await taken(second, len(keys))
+
+        assert second.partitions == set(revoked)
+        assert all(d.envelope is not None and d.envelope.id.startswith("later") for d in later)
+        await first.close()
+        await second.close()
+
+
+async def test_a_member_that_answers_nothing_loses_its_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the deadline the group goes on without it, and it is told; what it settles then changes nothing."""
+    monkeypatch.setattr("millstream.brokers.kafka_poller.GRACE", 0.5)
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=2)
+        first, second = Member(await broker.open(group, "first")), Member(await broker.open(group, "second"))
+        notices: list[str] = []
+        lost: tuple[Partition, ...] = ()
+
+        async def step() -> None:
+            nonlocal lost
+            await second.step(wait=0.01)
+            notice = await first.subscription.receive(10, 0.01)
+            if not isinstance(notice, Deliveries):
+                notices.append(type(notice).__name__)
+                if isinstance(notice, Assigned):
+                    for partition in notice.partitions:
+                        first.subscription.start(partition, None)
+                elif notices[-1] == "Lost":
+                    lost = notice.partitions
+
+        await until(lambda: bool(lost) and bool(second.partitions), step, lambda: f"only {notices} happened")
+
+        assert notices[-2:] == ["Revoked", "Lost"]
+        assert set(lost) <= second.partitions
+        await published(broker, made(topic, 20))
+        await first.close()
+        await taken(second, 20)
+        await second.close()
+
+
+# Positions
+
+
+async def test_a_position_that_has_left_the_log_stops_the_group() -> None:
+    """Records that were deleted under a group are told when it starts, and never skipped in silence."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        await published(broker, made(topic, 10))
+        _delete_before(topic, 5)
+        subscription = await broker.open(group, "m")
+        while not isinstance(await subscription.receive(1, 1), Assigned):
+            pass
+
+        with pytest.raises(PositionLostError, match=r"would go on at 0 .* but the log has 5 to 10"):
+            subscription.start(Partition(topic, 0), None)
+        await subscription.close()
+
+
+async def test_a_log_cut_under_a_running_member_stops_it() -> None:
+    """A member whose next records are deleted while it waits is told at its next receive."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        await published(broker, made(topic, 10))
+        subscription = await broker.open(group, "m")
+        while not isinstance(await subscription.receive(1, 1), Assigned):
+            pass
+        _delete_before(topic, 8)
+        subscription.start(Partition(topic, 0), None)
+
+        with pytest.raises(PositionLostError, match="has left the log"):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    assert await subscription.receive(1, 1) == Deliveries([])
+        await subscription.close()
+
+
+async def test_a_group_whose_offsets_expired_stops() -> None:
+    """Kafka forgets where a group stood that nobody ran for long; it does not begin anywhere else by itself."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        await published(broker, made(topic, 10))
+        administer(lambda client: client.delete_consumer_groups([group]))
+        subscription = await broker.open(group, "m")
+        while not isinstance(await subscription.receive(1, 1), Assigned):
+            pass
+
+        with pytest.raises(PositionLostError, match="knows no position"):
+            subscription.start(Partition(topic, 0), None)
+        await subscription.close()
+        await broker.seek(group, [(Partition(topic, 0), 4)])
+
+        member = Member(await broker.open(group, "m"))
+        assert [d.position for d in await taken(member, 6)] == [4, 5, 6, 7, 8, 9]
+        await member.close()
+
+
+async def test_partitions_that_are_added_are_read_from_their_first_event() -> None:
+    """Whoever grows a topic takes nothing away from its groups."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        administer(lambda client: client.create_partitions([NewPartitions(topic, 3)]))
+        await published(broker, made(topic, 60, keys=30))
+
+        member = Member(await broker.open(group, "m"))
+        items = await taken(member, 60)
+        await member.close()
+
+        assert {d.partition.number for d in items} == {0, 1, 2}
+
+
+async def test_a_running_group_takes_another_topic_from_its_declaration_on() -> None:
+    """Kafka refuses to move a group that runs, so the register remembers where it begins until a member knows."""
+    async with KafkaBroker(kafka_url()) as broker, KafkaBroker(kafka_url()) as other:
+        topic, group = await declared(broker, partitions=1)
+        more = unique("more")
+        await broker.declare([Topic(name=more, partitions=1)], [])
+        await published(broker, made(more, 3, prefix="before"))
+        old = Member(await broker.open(group, "old"))
+        await until(lambda: bool(old.partitions), old.step, lambda: "nothing was assigned")
+
+        await other.declare([], [Group(name=group, topics=(topic, more))])
+        await published(other, made(more, 3, prefix="after"))
+        new = Member(await other.open(group, "new"))
+        items: list[str] = []
+
+        async def step() -> None:
+            await old.step(wait=0.01)
+            came = await new.step(wait=0.01)
+            items.extend(d.envelope.id for d in came if d.envelope)
+            await new.settle(came)
+
+        await until(lambda: len(items) >= 3, step, lambda: f"only {items} came")
+
+        assert items == ["after-0", "after-1", "after-2"]
+        assert [g.topics for g in await other.groups() if g.name == group] == [(topic, more)]
+        await old.close()
+        await new.close()
+
+
+async def test_a_group_of_another_program_goes_on_where_it_stood() -> None:
+    """Whoever moves a consumer to Millstream keeps its place."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = unique("made"), unique("group")
+        await broker.declare([Topic(name=topic, partitions=1)], [])
+        await published(broker, made(topic, 10))
+        stands = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 7)])
+        administer(lambda client: client.alter_consumer_group_offsets([stands]))
+
+        await broker.declare([], [Group(name=group, topics=(topic,))])
+
+        member = Member(await broker.open(group, "m"))
+        assert [d.position for d in await taken(member, 3)] == [7, 8, 9]
+        await member.close()
+
+
+async def test_many_processes_declare_one_group_at_once() -> None:
+    """Each finds the register in order: the group is there once, with everybody's topics."""
+    topics, group = [unique("made") for _ in range(4)], unique("group")
+    brokers = [KafkaBroker(kafka_url()) for _ in topics]
+
+    async def declare(broker: KafkaBroker, topic: str) -> None:
+        async with broker:
+            await broker.declare([Topic(name=topic, partitions=1)], [Group(name=group, topics=(topic,), store="s")])
+
+    async with asyncio.TaskGroup() as tasks:
+        for broker, topic in zip(brokers, topics, strict=True):
+            tasks.create_task(declare(broker, topic))
+
+    async with KafkaBroker(kafka_url()) as broker:
+        (found,) = [g for g in await broker.groups() if g.name == group]
+    assert (sorted(found.topics), found.store) == (sorted(topics), "s")
+
+
+# Back-pressure
+
+
+async def test_a_paused_partition_starves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of records waiting in one paused partition, those of the other one still come; then the first ones do, in order."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=2)
+        member = Member(await broker.open(group, "m"))
+        await until(lambda: len(member.partitions) == 2, member.step, lambda: f"only {member.partitions} was assigned")
+        full, empty = Partition(topic, 0), Partition(topic, 1)
+        member.subscription.pause([full])
+        keys: dict[int, str] = {}
+        for number in range(100):
+            (probe,) = made(topic, 1, key=f"p{number}", prefix=f"probe{number}")
+            await published(broker, [probe])
+            if len(keys) == 2:
+                break
+            for partition, _, head in await broker.bounds(topic):
+                if head and partition.number not in keys:
+                    keys[partition.number] = f"p{number}"
+        await published(broker, made(topic, 8000, key=keys[0], prefix="many"))
+        await published(broker, made(topic, 10, key=keys[1], prefix="few"))
+        few: list[str] = []
+
+        async def step() -> None:
+            came = await member.step(1000)
+            assert {d.partition for d in came} <= {empty}
+            few.extend(d.envelope.id for d in came if d.envelope and d.envelope.id.startswith("few"))
+            await member.settle(came)
+
+        await until(lambda: len(few) >= 10, step, lambda: f"only {few} came")
+        member.subscription.resume([full])
+        many: list[str] = []
+
+        async def more() -> None:
+            came = await member.step(1000)
+            many.extend(d.envelope.id for d in came if d.envelope and d.envelope.id.startswith("many"))
+            await member.settle(came)
+
+        await until(lambda: len(many) >= 8000, more, lambda: f"only {len(many)} came")
+
+        assert many == [f"many-{n}" for n in range(8000)]
+        await member.close()
+
+
+async def test_a_receiver_that_takes_nothing_for_long_keeps_its_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its share is not fetched any more, the group's business goes on, and nothing is lost or turned round."""
+    monkeypatch.setattr("millstream.brokers.kafka_poller.STALLED", 0.05)
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        await published(broker, made(topic, 12_000, keys=1))
+        member = Member(await broker.open(group, "m"))
+        items = await taken(member, 10)
+        poller = member.subscription._poller  # type: ignore[attr-defined]
+
+        await until(lambda: poller._stalled, lambda: asyncio.sleep(0.01), lambda: "it never stalled")
+        items += await taken(member, 11_990)
+
+        assert [d.position for d in items] == list(range(12_000))
+        await member.close()
+
+
+# Messages of others
+
+
+async def test_a_topic_made_anew_gives_its_messages_other_names() -> None:
+    """Offsets begin anew with a topic of the same name; the ids of its bare messages do not."""
+    topic = unique("made")
+    names: list[tuple[str, str]] = []
+
+    for _ in range(2):
+        async with KafkaBroker(kafka_url()) as broker:
+            await broker.declare([Topic(name=topic, partitions=1)], [])
+            assert await broker.publish_raw([Message(topic=topic, body=b"{}")]) == [None]
+            group = unique("group")
+            await broker.declare([], [Group(name=group, topics=(topic,), start="earliest")])
+            member = Member(await broker.open(group, "m"))
+            (delivery,) = await taken(member, 1)
+            await member.close()
+        assert delivery.message is not None
+        names.append((delivery.message.source, delivery.message.id))
+        administer(lambda client: client.delete_topics([topic], operation_timeout=10))
+
+    (source, first), (same, second) = names
+    assert source == same
+    assert first.endswith("-0-0")
+    assert first != second
+
+
+# What is refused
+
+
+async def test_one_copy_is_refused_unless_it_is_allowed_by_name() -> None:
+    """Without `allow_single_replica=1` nothing is acknowledged that one server could lose."""
+    url, topic = kafka_url().replace("allow_single_replica=1", ""), unique("made")
+    async with KafkaBroker(kafka_url()) as broker:
+        await broker.declare([Topic(name=topic)], [])
+
+    async with KafkaBroker(url) as strict:
+        with pytest.raises(ConfigurationError, match="allow_single_replica=1"):
+            await strict.declare([Topic(name=topic)], [])
+        with pytest.raises(ConfigurationError, match="would have one copy"):
+            await strict.declare([Topic(name=unique("new"))], [])
+        (refused,) = await strict.publish(made(topic, 1))
+        assert isinstance(refused, ConfigurationError)
+
+
+async def test_retention_is_kafkas_own_and_can_be_declared() -> None:
+    """A new topic keeps everything; what is declared is set, also later, and found again."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic = unique("made")
+        await broker.declare([Topic(name=topic, partitions=2)], [])
+        (before,) = [t for t in await broker.topics() if t.name == topic]
+
+        await broker.declare([Topic(name=topic, retain_seconds=3600, retain_bytes=1000)], [])
+
+        (after,) = [t for t in await broker.topics() if t.name == topic]
+        assert (before.retain_seconds, before.retain_bytes) == (None, None)
+        assert (after.partitions, after.retain_seconds, after.retain_bytes) == (2, 3600, 1000)
+
+
+async def test_a_group_that_runs_is_neither_moved_nor_forgotten() -> None:
+    """Both would pull the ground from under its members."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        member = Member(await broker.open(group, "m"))
+        await until(lambda: bool(member.partitions), member.step, lambda: "nothing was assigned")
+
+        with pytest.raises(BrokerError, match="stop its workers"):
+            await broker.forget(group)
+        with pytest.raises(BrokerError, match="stop its workers"):
+            await broker.seek(group, [(Partition(topic, 0), 0)])
+        owners = {state.owner for state in await broker.positions(group)}
+        await member.close()
+
+        assert owners == {"m"}
+
+
+def _delete_before(topic: str, position: int) -> None:
+    administer(lambda client: client.delete_records([TopicPartition(topic, 0, position)]))

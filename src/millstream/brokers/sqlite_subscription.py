@@ -255,8 +255,14 @@ class SqliteSubscription:
     def _passed(self, done: Sequence[Delivery]) -> dict[int, int]:
         """How far these deliveries move each partition that is still ours."""
         passed: dict[Partition, int] = {}
+        # Those of a partition come one after another: only the last of a run matters.
+        last = done[0] if done else None
         for delivery in done:
-            passed[delivery.partition] = delivery.position + 1
+            if last is not None and delivery.partition is not last.partition:
+                passed[last.partition] = last.position + 1
+            last = delivery
+        if last is not None:
+            passed[last.partition] = last.position + 1
         return {self._owned[partition].tp: position for partition, position in passed.items() if partition in self._owned}
 
     def _flush_done(self) -> "asyncio.Future[None] | None":

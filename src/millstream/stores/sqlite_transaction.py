@@ -71,12 +71,18 @@ class SqliteTransaction:
         self._checked.add(sql)
 
     def savepoint(self) -> None:
-        with sqlite_errors(self._path):
-            self._still_there().execute("savepoint handler")
+        cursor = self._still_there()
+        try:
+            cursor.execute("savepoint handler")
+        except apsw.Error as error:
+            raise translated(error, self._path) from error
 
     def release(self) -> None:
-        with sqlite_errors(self._path):
-            self._still_there().execute("release handler")
+        try:
+            self._open.execute("release handler")
+        except apsw.Error as error:
+            self._still_there()
+            raise translated(error, self._path) from error
 
     def rollback(self) -> None:
         with sqlite_errors(self._path):

@@ -226,6 +226,35 @@ async def test_what_is_removed_under_a_reading_group_is_noticed(path: Path) -> N
         await subscription.close()
 
 
+async def test_what_one_partition_has_lost_takes_nothing_from_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that were read together with a failing partition are delivered before its error is."""
+    monkeypatch.setattr(sqlite_log, "PAGE_EVENTS", 10)
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=2)], [Group(name="g", topics=("made",))])
+        await broker.publish([envelope(n, f"k{n}") for n in range(200)])
+        await broker.file.write(lambda c: c.execute("delete from broker_page where at <= ?", (1 << sqlite_log.SHIFT,)) and None)
+        subscription = await broker.open("g")
+        received = await subscription.receive(1, 0)
+        assert isinstance(received, Assigned)
+        for partition in received.partitions:
+            subscription.start(partition, 0)
+        (_, _, head), (other, _, other_head) = await broker.bounds("made")
+
+        taken: list[Delivery] = []
+        with pytest.raises(PositionLostError, match="position 0 of made/0"):
+            for _ in range(1_000):
+                received = await subscription.receive(7, 0)
+                assert isinstance(received, Deliveries)
+                taken += received.items
+                if len(taken) == other_head:
+                    await broker.publish([envelope(1_000, f"k{n}") for n in range(10)])
+
+        assert head > 0
+        assert {d.partition for d in taken} == {other}
+        assert positions(taken) == list(range(len(taken)))
+        await subscription.close()
+
+
 async def test_a_replay_holds_retention_up(path: Path) -> None:
     """A group that goes back keeps what it has yet to handle again."""
     times = Times()

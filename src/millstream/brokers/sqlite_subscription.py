@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import PositionLostError
+from millstream.contracts.errors import MillstreamError, PositionLostError
 from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
 from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_process import is_alive
@@ -33,6 +33,11 @@ class _Owned:
     """Read, but not yet delivered."""
     paused: bool = False
     leaving: bool = False
+
+    def hand_over(self, most: int) -> list[Delivery]:
+        """The next of what is read."""
+        some, self.ready = self.ready[:most], self.ready[most:]
+        return some
 
 
 class SqliteSubscription:
@@ -79,22 +84,31 @@ class SqliteSubscription:
         return Deliveries(items)
 
     def _fetch(self, most: int) -> list[Delivery]:
-        ready = [(p, o) for p, o in self._owned.items() if o.started and not o.paused and not o.leaving]
-        if not ready:
+        mine = [(p, o) for p, o in self._owned.items() if o.started and not o.paused and not o.leaving]
+        if not mine:
             return []
-        heads = self._broker.log.heads([owned.tp for _, owned in ready])
         items: list[Delivery] = []
-        self._turn += 1
-        for index in range(len(ready)):
-            partition, owned = ready[(index + self._turn) % len(ready)]
-            if not owned.ready and heads.get(owned.tp, 0) > owned.cursor:
-                self._read_on(partition, owned, most - len(items))
+        # What is read already goes first, so that never more than one page waits here; among the others everybody begins in turn.
+        for _, owned in mine:
             if owned.ready:
-                room = most - len(items)
-                items += owned.ready[:room]
-                del owned.ready[:room]
-                if len(items) >= most:
-                    break
+                items += owned.hand_over(most - len(items))
+        if len(items) >= most:
+            return items
+        heads = self._broker.log.heads([owned.tp for _, owned in mine])
+        self._turn += 1
+        for index in range(len(mine)):
+            partition, owned = mine[(index + self._turn) % len(mine)]
+            if heads.get(owned.tp, 0) <= owned.cursor:
+                continue
+            try:
+                self._read_on(partition, owned, most - len(items))
+            except MillstreamError:
+                if items:
+                    break  # what others have is handed over first; this one fails again when it comes first
+                raise
+            items += owned.hand_over(most - len(items))
+            if len(items) >= most:
+                break
         return items
 
     def _read_on(self, partition: Partition, owned: _Owned, most: int) -> None:

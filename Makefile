@@ -9,8 +9,8 @@ NEEDS_UV := $(if $(findstring .venv-uv,$(UV)),.venv-uv/bin/uv)
 RUN := .venv/bin/
 # What follows the command, as in `make demo ARGS="--rate 20 --forever"` or `make test ARGS="-k relay"`.
 ARGS ?=
-# How long `make soak` goes on.
-SECONDS_OF_SOAK ?= 600
+# How long `make soak` goes on, as in `make soak SECONDS=3600 ARGS="--seed 7"`.
+SECONDS ?= 600
 # Which servers `make services` starts, as in `make services ONLY=kafka`; all that it knows when it is empty.
 ONLY ?=
 
@@ -62,8 +62,8 @@ fix: .venv/.ready ## Change what can be changed automatically
 bench: .venv/.ready ## Measure, beside the limits of this machine
 	$(RUN)python -m benchmarks $(ARGS)
 
-soak: .venv/.ready ## Crashes, for as long as SECONDS_OF_SOAK says
-	$(RUN)python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
+soak: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and power cuts, checked against a recorded history
+	$(RUN)python -m tests.crash.soak --seconds $(SECONDS) $(ARGS)
 
 services: .venv/.ready ## Real servers on loopback, for the tests: ONLY=kafka starts one; the URLs are kept in .services/env
 	@$(RUN)python -m tools.services start $(ONLY)

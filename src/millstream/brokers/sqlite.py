@@ -17,7 +17,6 @@ from millstream.contracts.errors import (
     FencedError,
     MillstreamError,
     PositionLostError,
-    StoreError,
     StoreMismatchError,
     TooLargeError,
 )
@@ -220,7 +219,7 @@ class SqliteBroker:
                 results[index] = BrokerError(f"{what} cannot be stored: {error}. Correct its attributes.")
         return results, packed
 
-    async def _append(self, packed: list[Packed]) -> StoreError | None:
+    async def _append(self, packed: list[Packed]) -> MillstreamError | None:
         """Return when all of it is on disk; callers of the same moment share one sync."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._gathering:
@@ -240,7 +239,7 @@ class SqliteBroker:
         try:
             # Whoever stops waiting does not stop the write: others share it.
             await done
-        except StoreError as error:
+        except MillstreamError as error:
             return error
         return None
 

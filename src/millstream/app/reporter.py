@@ -13,7 +13,7 @@ from zlib import crc32
 import msgspec
 
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import MillstreamError
+from millstream.contracts.errors import MillstreamError, TooLargeError
 from millstream.contracts.ids import new_id
 from millstream.contracts.message import Contract
 from millstream.core.broker import Broker, Delivery
@@ -225,10 +225,20 @@ class Reporter:
         if self._count:
             events, self._events, count, self._count = self._events, [], self._count, 0
             self._add(Publications(self.app, self.process, self._clock.micros(), count, self._published.one_in, tuple(events)))
-        pending = self._pending
-        if pending:
+        if pending := tuple(self._pending):
             results = await self._broker.publish(pending)
-            self._pending = [envelope for envelope, error in zip(pending, results, strict=True) if error is not None]
+            waits: MillstreamError | None = None
+            again: list[Envelope] = []
+            for envelope, error in zip(pending, results, strict=True):
+                if isinstance(error, TooLargeError):
+                    log.warning("a message of facts is dropped: %s", error)
+                elif error is not None:
+                    waits = error
+                    again.append(envelope)
+            # What was added meanwhile stays behind them.
+            self._pending[: len(pending)] = again
+            if waits is not None:
+                raise waits
 
     def _add(self, fact: Fact) -> None:
         micros = self._clock.micros()

@@ -134,6 +134,8 @@ class WaitingRoom:
 
     async def execute(self) -> bool:
         """Do what operators asked for; tell whether there was anything that could be done now."""
+        # What is in flight now may have left its row, or changed it, before its turn comes here: it is for the next look.
+        in_flight = {id_ for owned in self._worker.owned.values() for id_ in owned.retrying}
         requests = await self._store.requests(self._group)
         if not requests:
             return False
@@ -142,9 +144,12 @@ class WaitingRoom:
         for request in requests:
             parked = rows.get(request.parked)
             owned = self._worker.owned.get(parked.partition) if parked else None
-            if parked is not None and owned is not None and not owned.leaving and parked.id not in owned.retrying:
+            if parked is not None and owned is not None and not owned.leaving and parked.id not in in_flight:
                 await self._execute(request, parked, owned)
                 executed = True
+                if request.kind == "discard":
+                    # Whoever asked a second time gets what is there already.
+                    del rows[parked.id]
         return executed
 
     def _repair(self, parked: Parked, data: bytes) -> str:
@@ -169,6 +174,8 @@ class WaitingRoom:
             page.park.append(parked)
         elif parked.state == "dead":
             parked.state, parked.due, parked.attempts, parked.reason = "retry", 0, 0, request.reason or "redriven"
+            page.park.append(parked)
+        elif request.kind == "repair":
             page.park.append(parked)
         async with self._worker.committing:
             await self._store.commit(page)

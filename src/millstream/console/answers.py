@@ -1,21 +1,30 @@
 """Answers: what the read model, the watch and the broker together say to each screen; the API and the CLI ask the same."""
 
+import asyncio
 import base64
+import copy
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from millstream.console.flow_map import FlowMap
-from millstream.console.read_model import ReadModel
+from millstream.console.read_model import Flows, ReadModel
 from millstream.console.watch import Watch, as_json
-from millstream.contracts.errors import NotFoundError
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import BrokerError, NotFoundError
 from millstream.core.broker import Broker, Partition
 from millstream.core.facts import is_internal
 
 #: Outcomes that are failures.
 FAILED = ("retry", "parked")
+#: Fates after which nothing more happens.
+OVER = ("handled", "duplicate", "discarded", "skipped", "passed")
+#: What is known of groups is asked for again after so many seconds.
+FRESH = 0.3
 
 
 class Answers:
@@ -25,43 +34,63 @@ class Answers:
         self._model = model
         self._watch = watch
         self._broker = broker
+        self._groups: tuple[float, asyncio.Task[list[dict[str, Any]]]] | None = None
 
     # Groups
 
     async def groups(self) -> list[dict[str, Any]]:
-        """Every group with its verdict, the worst first."""
-        processes, handlers = await self._model.processes(), await self._model.handlers()
-        parked, flows = await self._model.parked_counts(), await self._model.flows(60)
-        found = [self._group(name, processes, handlers, parked, flows) for name in self._watch.names()]
+        """Every group with its verdict, the worst first; whoever asks at the same time gets the same."""
+        now = time.monotonic()
+        if self._groups is None or now - self._groups[0] > FRESH:
+            self._groups = now, asyncio.ensure_future(self._all_groups())
+        return copy.deepcopy(await asyncio.shield(self._groups[1]))
+
+    async def _all_groups(self) -> list[dict[str, Any]]:
+        facts = Circumstances(
+            processes=await self._model.processes(),
+            handlers=await self._model.handlers(),
+            parked=await self._model.letters.counts(),
+            flows=await self._model.flows(60),
+            recent=await self._model.events.recent(60),
+            operations=await self._model.operations(limit=500),
+        )
+        found = [self._group(name, facts) for name in self._watch.names()]
         return sorted(found, key=lambda group: (-group["verdict"]["severity"], group["name"]))
 
-    def _group(
-        self, name: str, processes: list[Any], handlers: list[Any], parked: dict[str, dict[str, int]], flows: list[Any]
-    ) -> dict[str, Any]:
-        mine = [handler for handler in handlers if handler["group"] == name]
+    def _group(self, name: str, facts: "Circumstances") -> dict[str, Any]:
+        mine = [handler for handler in facts.handlers if handler["group"] == name]
         app = mine[0]["app"] if mine else name.partition(".")[0]
-        alive = [process for process in processes if process["app"] == app and process["alive"]]
+        alive = [process for process in facts.processes if process["app"] == app and process["alive"]]
         paused = any(name in process["paused"] for process in alive)
-        counts = parked.get(name, {})
-        blocked = f"{counts['dead']} dead letters" if counts.get("dead") else ""
-        target = [flow for flow in flows if flow["to"] == f"group:{name}"]
-        handled = sum(flow["count"] for flow in target if flow["kind"] == "handled")
-        worked = sum(flow["worked"] for flow in target if flow["kind"] == "handled")
+        counts = facts.parked.get(name, {})
+        blocked = _count(counts["dead"], "dead letter") if counts.get("dead") else ""
+        target = [flow for flow in facts.flows.rows if flow["to"] == f"group:{name}"]
+        done = [flow for flow in target if flow["kind"] == "handled"]
+        handled, told = sum(flow["count"] for flow in done), sum(flow["told"] for flow in done)
+        times = [(waited, worked) for _, group, waited, worked in facts.recent if group == name]
         standing = self._watch.standing(name)
-        if handlers and not mine:
+        if facts.handlers and not mine:
             standing["note"] = "no running code declares it any more"
+        verdict = as_json(self._watch.verdict(name, paused=paused, blocked=blocked, explained=facts.explained(name)))
+        if paused and (asked := facts.last(name, "pause")) is not None:
+            because = f": {asked['reason']}" if asked["reason"] else ""
+            verdict["sentence"] = f"Paused by {asked['by']} {_ago(asked['at'])}{because}"
         return {
             "name": name,
             "app": app,
             **standing,
-            "verdict": as_json(self._watch.verdict(name, paused=paused, blocked=blocked)),
+            "verdict": verdict,
             "paused": paused,
             "instances": len(alive),
-            "handled_per_second": handled / 60,
-            "failed": sum(flow["count"] for flow in target if flow["kind"] in FAILED),
-            "duplicates": sum(flow["count"] for flow in target if flow["kind"] == "duplicate"),
-            "mean_work": worked / handled if handled else None,
-            "parked": sum(counts.values()),
+            "handled_per_second": handled / facts.flows.span,
+            "failed": round(sum(flow["count"] for flow in target if flow["kind"] in FAILED)),
+            "duplicates": round(sum(flow["count"] for flow in target if flow["kind"] == "duplicate")),
+            "mean_work": sum(flow["worked"] for flow in done) / handled if handled else None,
+            "p50_work": percentile([worked for _, worked in times], 50),
+            "p95_work": percentile([worked for _, worked in times], 95),
+            "p95_latency": percentile([waited + worked for waited, worked in times], 95),
+            "one_in": max(1, round(handled / told)) if told else 1,
+            "parked": sum(count for state, count in counts.items() if state != "discarded"),
             "dead": counts.get("dead", 0),
             "troubles": sorted({trouble for process in alive for trouble in process["troubles"]}),
         }
@@ -71,7 +100,8 @@ class Answers:
         summary = next((group for group in await self.groups() if group["name"] == name), None)
         if summary is None:
             raise NotFoundError(f"there is no group {name!r}")
-        verdicts = self._watch.verdicts(name, paused=summary["paused"])
+        explained = any(each["kind"] == "reset" for each in await self._model.operations(limit=20, group=name))
+        verdicts = self._watch.verdicts(name, paused=summary["paused"], explained=explained)
         handlers = [handler for handler in await self._model.handlers() if handler["group"] == name]
         processes = [process for process in await self._model.processes() if process["app"] == summary["app"]]
         return {
@@ -79,8 +109,10 @@ class Answers:
             "partitions": self._watch.partitions(name, verdicts),
             "handlers": handlers,
             "processes": processes,
-            "waiting": await self._model.parked(group=name),
+            "waiting": await self._model.letters.listed(group=name),
+            "discarded": await self._model.letters.listed(group=name, state="discarded"),
             "operations": await self._model.operations(group=name),
+            "history": await self._model.history(name),
         }
 
     async def reset_preview(self, name: str, to: str) -> list[dict[str, Any]]:
@@ -107,17 +139,21 @@ class Answers:
 
     # The map
 
-    async def map(self, window: float = 60.0, correlation: str | None = None) -> dict[str, Any]:
+    async def map(self, window: float = 60.0, correlation: str | None = None, *, until: float | None = None) -> dict[str, Any]:
         """Services, their handlers and the events between them: what code declares, and what really flowed."""
         processes = await self._model.processes()
+        flows = await self._model.flows(window, until=until)
         drawn = FlowMap({contract["name"]: contract["version"] for contract in await self._model.contracts()})
         drawn.declare(await self._model.handlers())
-        drawn.observe(await self._model.flows(window))
-        drawn.judge({group["name"]: group for group in await self.groups()})
+        drawn.observe(flows.rows)
+        if until is None:
+            drawn.time(await self._model.events.recent(window))
+            drawn.judge({group["name"]: group for group in await self.groups()})
         return {
-            "as_of": time.time(),
+            "as_of": time.time() if until is None else until,
             "window": window,
-            **drawn.as_json(window, processes),
+            "span": flows.span,
+            **drawn.as_json(flows.span, processes),
             "path": await self.path(correlation) if correlation else None,
         }
 
@@ -130,79 +166,77 @@ class Answers:
 
     async def trace(self, what: str) -> dict[str, Any] | None:
         """The story of an event: what it caused, what waits, and a sentence about it."""
-        trace = await self._model.trace(what)
+        trace = await self._model.events.trace(what)
         if trace is None:
             return None
+        await self._tell_fates(trace["events"], trace["attempts"])
+        trace["steps"] = _steps(trace["events"])
+        trace["sentence"] = _sentence(trace["events"])
+        return trace
+
+    async def _tell_fates(self, events: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> None:
+        """Give each event what became of it in every group."""
         expected: defaultdict[str, list[str]] = defaultdict(list)
         for handler in await self._model.handlers():
             for type_ in handler["types"]:
                 expected[type_].append(handler["group"])
-        tried: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
-        for attempt in trace["attempts"]:
-            tried[attempt["id"], attempt["source"]].append(attempt)
-        letters = {(row["group"], row["source"], row["id"]): row for row in await self._model.parked_of(list(tried))}
-        steps: list[dict[str, Any]] = []
-        for event in trace["events"]:
-            attempts = tried[event["id"], event["source"]]
-            by_group: defaultdict[str, list[Any]] = defaultdict(list)
-            for attempt in attempts:
-                by_group[attempt["group"]].append(attempt)
-            for group in expected[event["type"]]:
-                by_group.setdefault(group, [])
+        tried: defaultdict[tuple[str, str], defaultdict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        for attempt in attempts:
+            tried[attempt["id"], attempt["source"]][attempt["group"]].append(attempt)
+        parked = await self._model.letters.of_events([(event["id"], event["source"]) for event in events])
+        states = {(row["group"], row["source"], row["id"]): row["state"] for row in parked}
+        for event in events:
+            by_group = tried[event["id"], event["source"]]
             event["deliveries"] = [
-                self._fate(group, made, letters.get((group, event["source"], event["id"]))) for group, made in sorted(by_group.items())
+                self._fate(group, event, by_group.get(group, []), states.get((group, event["source"], event["id"])))
+                for group in sorted({*by_group, *expected[event["type"]]})
             ]
-            origin = f"group:{event['by'].rpartition('/')[0]}" if event["by"] else f"app:{event['source'].strip('/')}"
-            steps.append({"from": origin, "to": f"event:{event['type']}", "at": event["time"], "id": event["id"]})
-            steps += [
-                {
-                    "from": f"event:{event['type']}",
-                    "to": f"group:{attempt['group']}",
-                    "at": attempt["at"],
-                    "kind": attempt["kind"],
-                    "id": event["id"],
-                }
-                for attempt in attempts
-            ]
-        trace["steps"] = sorted(steps, key=lambda step: step["at"])
-        trace["sentence"] = _sentence(trace["events"])
-        return trace
 
-    def _fate(self, group: str, attempts: list[dict[str, Any]], parked: dict[str, Any] | None) -> dict[str, Any]:
+    def _fate(self, group: str, event: dict[str, Any], attempts: list[dict[str, Any]], parked: str | None) -> dict[str, Any]:
         """What became of one delivery, in one word and with its attempts."""
         kinds = [attempt["kind"] for attempt in attempts]
-        if "handled" in kinds:
+        if parked is not None:
+            state = {"dead": "dead", "retry": "retrying", "queued": "queued", "discarded": "discarded"}[parked]
+        elif "handled" in kinds:
             state = "handled"
         elif "discarded" in kinds:
             state = "discarded"
-        elif parked is not None:
-            state = {"dead": "dead", "retry": "retrying", "queued": "queued"}[parked["state"]]
         elif not kinds:
-            state = "waiting"
+            # Of a busy group not everything is told one by one.
+            state = "passed" if self._watch.is_beyond(group, event) else "waiting"
         else:
             state = {"retry": "retrying", "parked": "dead", "queued": "queued", "duplicate": "duplicate"}.get(kinds[-1], kinds[-1])
         return {"group": group, "state": state, "attempts": attempts, "duplicates": kinds.count("duplicate")}
 
     async def event(self, id_: str, source: str | None = None) -> dict[str, Any]:
         """An event with its body, where the broker still has it, and its fate in every group."""
-        event = await self._model.event(id_, source)
+        event = await self._model.events.event(id_, source)
         if event is None:
             raise NotFoundError(f"no event with the id {id_!r} is known")
-        trace = await self.trace(event["correlation"])
-        told: list[dict[str, Any]] = trace["events"] if trace else []
-        mine = [each for each in told if (each["id"], each["source"]) == (event["id"], event["source"])]
-        event["deliveries"] = mine[0]["deliveries"] if mine else []
+        event["attempts"] = await self._model.events.attempts([event])
+        await self._tell_fates([event], event["attempts"])
         event["payload"] = None
-        if event["position"] is not None and self._broker.features.replayable:
-            read = await self._broker.read(Partition(event["topic"], event["partition"]), int(event["position"]), 1)
-            if read and read[0].envelope is not None and read[0].envelope.id == event["id"]:
-                envelope = read[0].envelope
-                event["payload"] = body(envelope.data)
-                event["envelope"] = {
-                    "traceparent": envelope.traceparent, "content_type": envelope.content_type, "schema": envelope.schema,
-                    "extensions": envelope.extensions,
-                }  # fmt: skip
+        envelope = await self.envelope(event)
+        if envelope is not None:
+            event["payload"] = body(envelope.data)
+            event["envelope"] = {
+                "traceparent": envelope.traceparent, "content_type": envelope.content_type, "schema": envelope.schema,
+                "extensions": envelope.extensions,
+            }  # fmt: skip
         return event
+
+    async def envelope(self, event: Mapping[str, Any]) -> Envelope | None:
+        """The event itself, from the broker's history; None where that is gone, or was never kept."""
+        if event["position"] is None or not self._broker.features.replayable:
+            return None
+        partition, position = Partition(event["topic"], event["partition"]), int(event["position"])
+        try:
+            read = await self._broker.read(partition, position, 1)
+        except BrokerError:
+            # Its topic is not there any more.
+            return None
+        found = read[0].envelope if read and read[0].position == position else None
+        return found if found is not None and (found.id, found.source) == (event["id"], event["source"]) else None
 
     # Topics
 
@@ -213,7 +247,8 @@ class Answers:
             for topic in group.topics:
                 readers[topic].append(group.name)
         rates: defaultdict[str, float] = defaultdict(float)
-        for flow in await self._model.flows(60):
+        flows = await self._model.flows(60)
+        for flow in flows.rows:
             if flow["kind"] == "published":
                 rates[flow["to"].partition(":")[2]] += flow["count"]
         found: list[dict[str, Any]] = []
@@ -228,7 +263,7 @@ class Answers:
                     "events": str(sum(head - first for _, first, head in bounds)),
                     "published": str(sum(head for _, _, head in bounds)),
                     "groups": sorted(readers[topic.name]),
-                    "per_second": rates[topic.name] / 60,
+                    "per_second": rates[topic.name] / flows.span,
                     "retain_seconds": topic.retain_seconds,
                     "retain_bytes": None if topic.retain_bytes is None else str(topic.retain_bytes),
                 }
@@ -239,39 +274,53 @@ class Answers:
 
     async def overview(self) -> dict[str, Any]:
         """Is it healthy, and if not, where."""
-        groups, dead, processes = await self.groups(), await self._model.dead(), await self._model.processes()
-        flows = await self._model.flows(60)
-        attention = [
-            {"what": group["name"], "kind": "group", "state": group["verdict"]["state"], "sentence": group["verdict"]["sentence"]}
-            for group in groups
-            if group["verdict"]["severity"] >= 6 or group["troubles"]
-        ]
-        attention += [
-            {
-                "what": letter["fingerprint"],
-                "kind": "dead",
-                "state": "dead",
-                "sentence": f"{letter['count']} × {letter['error'] or letter['reason']} in {letter['group']}",
-            }
-            for letter in dead
-        ]
-        handled = [flow for flow in flows if flow["kind"] == "handled" and flow["from"]]
+        groups, dead, processes = await self.groups(), await self._model.letters.groups(), await self._model.processes()
+        flows, recent = await self._model.flows(60), await self._model.events.recent(60)
+        handled = [flow for flow in flows.rows if flow["kind"] == "handled"]
         count = sum(flow["count"] for flow in handled)
         ages = [group["age"] for group in groups if group["age"] is not None]
         return {
             "sentence": _health(groups, dead, processes),
-            "attention": attention,
-            "published_per_second": sum(flow["count"] for flow in flows if flow["kind"] == "published") / 60,
-            "handled_per_second": sum(flow["count"] for flow in flows if flow["kind"] == "handled") / 60,
+            "attention": _attention(groups, dead),
+            "published_per_second": sum(flow["count"] for flow in flows.rows if flow["kind"] == "published") / flows.span,
+            "handled_per_second": count / flows.span,
             "mean_latency": sum(flow["waited"] + flow["worked"] for flow in handled) / count if count else None,
+            "p95_latency": percentile([waited + worked for _, _, waited, worked in recent], 95),
+            "one_in": max([group["one_in"] for group in groups], default=1),
             "oldest": max(ages, default=None),
             "dead": sum(letter["count"] for letter in dead),
             "groups": groups,
             "processes": processes,
-            "rates": await self._model.rates(900, 5),
+            "rates": await self._model.rates(900),
             "operations": (await self._model.operations(limit=8)),
             "trouble": self._watch.trouble,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """All that is known of all groups, asked for once."""
+
+    processes: list[dict[str, Any]]
+    handlers: list[dict[str, Any]]
+    parked: dict[str, dict[str, int]]
+    flows: Flows
+    recent: list[tuple[str, str, float, float]]
+    operations: list[dict[str, Any]]
+
+    def last(self, group: str, kind: str) -> dict[str, Any] | None:
+        """The last operation of this kind on a group."""
+        return next((each for each in self.operations if each["group"] == group and each["kind"] == kind), None)
+
+    def explained(self, group: str) -> bool:
+        """Whether an operator has moved it."""
+        return self.last(group, "reset") is not None
+
+
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """The value that so many of a hundred do not exceed; None of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else None
 
 
 def body(data: bytes) -> dict[str, Any]:
@@ -283,6 +332,46 @@ def body(data: bytes) -> dict[str, Any]:
         return {"kind": "bytes", "base64": base64.b64encode(data).decode(), "size": len(data)}
 
 
+def _steps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What went along which edge of the map, in order of time."""
+    steps: list[dict[str, Any]] = []
+    for event in events:
+        node = f"event:{event['type']}"
+        origin = f"group:{event['by'].rpartition('/')[0]}" if event["by"] else f"app:{event['source'].strip('/')}"
+        steps.append({"from": origin, "to": node, "at": event["time"], "id": event["id"]})
+        for fate in event["deliveries"]:
+            steps += [
+                {"from": node, "to": f"group:{attempt['group']}", "at": attempt["at"], "kind": attempt["kind"], "id": event["id"]}
+                for attempt in fate["attempts"]
+            ]
+    return sorted(steps, key=lambda step: step["at"])
+
+
+def _attention(groups: list[dict[str, Any]], dead: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    attention = [
+        {"what": group["name"], "kind": "group", "state": group["verdict"]["state"], "sentence": group["verdict"]["sentence"]}
+        for group in groups
+        if group["verdict"]["severity"] >= 6 or group["troubles"]
+    ]
+    attention += [
+        {
+            "what": letter["fingerprint"],
+            "kind": "dead",
+            "state": "dead",
+            "sentence": f"{letter['count']} × {letter['error'] or letter['reason']} in {letter['group']}",
+        }
+        for letter in dead
+    ]
+    return attention
+
+
+def _ago(at: float) -> str:
+    seconds = max(0.0, time.time() - at)
+    if seconds < 120:
+        return f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.0f} h ago"
+
+
 def _sentence(events: list[dict[str, Any]]) -> str:
     fates = [delivery for event in events for delivery in event["deliveries"]]
     ends = [attempt["at"] for fate in fates for attempt in fate["attempts"]]
@@ -291,7 +380,7 @@ def _sentence(events: list[dict[str, Any]]) -> str:
     for state, word in (("waiting", "waiting"), ("retrying", "being tried again"), ("queued", "queued"), ("dead", "dead")):
         if count := sum(fate["state"] == state for fate in fates):
             words.append(f"{count} {word}")
-    if ends and all(fate["state"] in ("handled", "duplicate", "discarded", "skipped") for fate in fates):
+    if ends and all(fate["state"] in OVER for fate in fates):
         words.append(f"finished in {max(0.0, max(ends) - first['time']):.2f} s")
     return ", ".join(words)
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from millstream.app.control import sign
 from millstream.console.access import Access, Role, allows, refuse
 from millstream.console.answers import Answers, body
+from millstream.console.filter import parse
 from millstream.console.live import Live
 from millstream.console.read_model import ReadModel
 from millstream.contracts.envelope import Envelope
@@ -97,8 +98,8 @@ class Api:
             ("/api/groups", lambda _: self._answers.groups()),
             ("/api/groups/{group:path}", lambda request: self._answers.group(request.path_params["group"])),
             ("/api/reset-preview/{group:path}", self._reset_preview),
-            ("/api/dead", lambda _: self._model.dead()),
-            ("/api/dead/{fingerprint}", lambda request: self._model.parked(fingerprint=request.path_params["fingerprint"])),
+            ("/api/dead", lambda _: self._model.letters.groups()),
+            ("/api/dead/{fingerprint}", self._dead),
             ("/api/letter", self._letter),
             ("/api/contracts", lambda _: self._model.contracts()),
             ("/api/processes", lambda _: self._model.processes()),
@@ -136,20 +137,20 @@ class Api:
         return {"role": self._access.role(request), "read_only": self._access.read_only, "name": self._name, "now": time.time()}
 
     async def _map(self, request: Request) -> dict[str, Any]:
-        window = min(max(float(request.query_params.get("window", "60")), 5.0), 24 * 3600.0)
-        return await self._answers.map(window, request.query_params.get("corr"))
+        query = request.query_params
+        window = min(max(float(query.get("window", "60")), 5.0), 24 * 3600.0)
+        until = float(query["at"]) if "at" in query else None
+        return await self._answers.map(window, query.get("corr"), until=until)
 
     async def _events(self, request: Request) -> dict[str, Any]:
-        limit = min(max(int(request.query_params.get("limit", "50")), 1), MOST_ROWS)
-        before = request.query_params.get("before")
-        topic = request.query_params.get("topic")
-        events = await self._model.events(topic, before=int(before) if before else None, limit=limit + 1)
-        attempts = await self._model.attempts([(event["id"], event["source"]) for event in events[:limit]])
-        for event in events:
-            event["outcomes"] = sorted(
-                {(a["group"], a["kind"]) for a in attempts if (a["id"], a["source"]) == (event["id"], event["source"])}
-            )
-        return {"events": events[:limit], "more": len(events) > limit}
+        query = request.query_params
+        before = query.get("before")
+        return await self._model.events.page(
+            parse(query.get("filter", "")),
+            topic=query.get("topic"),
+            before=int(before) if before else None,
+            limit=min(max(int(query.get("limit", "50")), 1), MOST_ROWS),
+        )
 
     async def _event(self, request: Request) -> dict[str, Any]:
         return await self._answers.event(request.path_params["id"], request.query_params.get("source"))
@@ -166,16 +167,22 @@ class Api:
             return {"events": [], "groups": [], "topics": []}
         groups = [group["name"] for group in await self._answers.groups() if what.lower() in group["name"].lower()]
         topics = [topic["name"] for topic in await self._answers.topics() if what.lower() in topic["name"].lower()]
-        return {"events": await self._model.search(what), "groups": groups[:10], "topics": topics[:10]}
+        return {"events": await self._model.events.search(what), "groups": groups[:10], "topics": topics[:10]}
 
     async def _reset_preview(self, request: Request) -> list[dict[str, Any]]:
         return await self._answers.reset_preview(request.path_params["group"], request.query_params.get("to", "latest"))
 
+    async def _dead(self, request: Request) -> list[dict[str, Any]]:
+        return await self._model.letters.listed(state="dead", fingerprint=request.path_params["fingerprint"])
+
     async def _letter(self, request: Request) -> dict[str, Any]:
         group, source, id_ = (request.query_params.get(name, "") for name in ("group", "source", "id"))
-        letter = await self._model.letter(group, source, id_)
+        letter = await self._model.letters.letter(group, source, id_)
         if letter is None:
-            raise NotFoundError("this delivery is not parked any more: it was handled or discarded")
+            raise NotFoundError("this delivery is not parked any more: it was handled, or discarded long ago")
+        event = await self._model.events.event(id_, source)
+        made = await self._model.events.attempts([event]) if event is not None else []
+        letter["attempts_made"] = [attempt for attempt in made if attempt["group"] == group]
         contracts = {contract["name"]: contract for contract in await self._model.contracts()}
         return {**letter, "data": body(letter["data"]), "contract": contracts.get(letter["type"])}
 

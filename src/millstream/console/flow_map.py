@@ -1,5 +1,6 @@
 """The flow map: nodes and edges of what code declares, and of what was observed to flow."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class FlowMap:
             edge["declared"] = edge["declared"] or flow["from"].startswith("app:")
             match flow["kind"]:
                 case "handled" | "published":
-                    for name in ("count", "worked", "waited"):
+                    for name in ("count", "told", "worked", "waited"):
                         edge[name] += flow[name]
                 case "retry" | "parked":
                     edge["failed"] += flow["count"]
@@ -46,6 +47,16 @@ class FlowMap:
                     edge["duplicates"] += flow["count"]
                 case _:
                     pass
+
+    def time(self, recent: Iterable[tuple[str, str, float, float]]) -> None:
+        """Note how long deliveries took on each edge: type, group, seconds waited and worked."""
+        took: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        for type_, group, waited, worked in recent:
+            took[f"event:{type_}", f"group:{group}"].append(waited + worked)
+        for place, seconds in took.items():
+            if (edge := self._edges.get(place)) is not None:
+                seconds.sort()
+                edge["p50"], edge["p95"] = (seconds[len(seconds) * percent // 100] for percent in (50, 95))
 
     def judge(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
         """Note how each handler's group is."""
@@ -57,7 +68,9 @@ class FlowMap:
     def as_json(self, window: float, processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Nodes, edges with rates per second, and services."""
         for edge in self._edges.values():
-            edge["rate"] = edge.pop("count") / window
+            told, count = edge.pop("told"), edge.pop("count")
+            edge["rate"] = count / window
+            edge["one_in"] = max(1, round(count / told)) if told else 1
         names = sorted({node["service"] for node in self._nodes.values() if node["service"]})
         instances = {name: sum(process["app"] == name and process["alive"] for process in processes) for name in names}
         return {
@@ -85,6 +98,7 @@ class FlowMap:
     def _edge(self, origin: str, target: str) -> dict[str, Any]:
         edge = self._edges.get((origin, target))
         if edge is None:
-            amounts = dict.fromkeys(("count", "failed", "duplicates", "worked", "waited"), 0.0)
-            edge = self._edges[origin, target] = {"from": origin, "to": target, "declared": False, "observed": False, **amounts}
+            amounts = dict.fromkeys(("count", "told", "failed", "duplicates", "worked", "waited"), 0.0)
+            edge = {"from": origin, "to": target, "declared": False, "observed": False, "p50": None, "p95": None, **amounts}
+            self._edges[origin, target] = edge
         return edge

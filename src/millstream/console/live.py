@@ -11,6 +11,8 @@ from millstream.core.facts import Deliveries, Fact, Heartbeat, Manifest, Operati
 
 #: Dots told in one message and in one second; beyond, they are sampled and the screen says so.
 MOST_DOTS = 200
+#: What happened longer ago, in seconds, is no news: the read model is being caught up.
+NEWS = 30.0
 #: Messages that wait for one slow screen; then it misses some.
 BACKLOG = 200
 
@@ -46,7 +48,10 @@ class Live:
         """Note what was just projected."""
         if not self._queues:
             return
+        old = int((time.time() - NEWS) * 1e6)
         for fact in facts:
+            if fact.at < old:
+                continue
             match fact:
                 case Deliveries():
                     self._deliveries(fact)

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,11 +24,15 @@ from millstream.console.access import Access, Guard, Role, refuse
 from millstream.console.answers import Answers
 from millstream.console.api import Api
 from millstream.console.live import Live
-from millstream.console.projection import SCHEMA, add_projection
+from millstream.console.model_file import discard_other_versions, path_of_model
+from millstream.console.projection import add_projection
 from millstream.console.read_model import ReadModel
+from millstream.console.schema import SCHEMA
+from millstream.console.standings import note_standings
 from millstream.console.watch import EVERY, Watch
 from millstream.contracts.errors import ConfigurationError
 from millstream.core.facts import INTERNAL, TOPIC, Fact
+from millstream.stores.sqlite_reader import SqliteReader
 
 STATIC = Path(__file__).parent / "static"
 DEFAULT_PORT = 7788
@@ -70,6 +75,7 @@ class Console:
         self._name = name
         self._key = control_key
         self._live: Live | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._app = App("millstream-console", broker=broker, store=store, schema=SCHEMA, topics=[TOPIC])
         self._app.configure(broker=broker, store=store, facts="off")
         self._urls = (broker, store)
@@ -82,8 +88,10 @@ class Console:
         return f"http://{self._host}:{self.port}/" + (f"?t={self._once}" if self._once else "")
 
     def _told(self, facts: Sequence[Fact]) -> None:
-        if self._live is not None:
-            self._live.facts(facts)
+        """A batch was folded in, on a thread."""
+        live, loop = self._live, self._loop
+        if live is not None and loop is not None:
+            loop.call_soon_threadsafe(live.facts, facts)
 
     async def _clear_away(self) -> None:
         """Forget the groups of consoles that are gone, or whose read model was deleted: they would hold up retention for ever."""
@@ -99,22 +107,30 @@ class Console:
     async def serve(self, stop: asyncio.Event) -> None:
         """Project and serve until `stop` is set; after that the console is closed."""
         try:
+            self._loop = asyncio.get_running_loop()
+            await discard_other_versions(self._urls[1], self._app.clock)
             await self._clear_away()
             await self._serve(stop)
         finally:
             self._socket.close()
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        async with self._app as app:
+        async with AsyncExitStack() as stack:
+            app = await stack.enter_async_context(self._app)
+            reader = stack.enter_context(SqliteReader(str(path_of_model(self._urls[1]))))
             watch = Watch(app.broker, app.clock)
             live = self._live = Live()
-            model = ReadModel(app)
+            model = ReadModel(reader)
             answers = Answers(model, watch, app.broker)
             api = Api(answers, model, app.broker, self._access, live, name=self._name, key=self._key)
             server = _Server(uvicorn.Config(self._site(api), log_level="warning", access_log=False, lifespan="off"))
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    background = [tasks.create_task(watch.run()), tasks.create_task(_tell_verdicts(live, answers))]
+                    background = [
+                        tasks.create_task(watch.run()),
+                        tasks.create_task(_tell_verdicts(live, answers)),
+                        tasks.create_task(note_standings(app.store, answers)),
+                    ]
                     working = tasks.create_task(app.run(stop))
                     serving = tasks.create_task(server.serve(sockets=[self._socket]))
                     await stop.wait()

@@ -12,7 +12,7 @@ from millstream.core.clock import Clock
 from millstream.core.facts import is_internal
 from millstream.core.verdict import WINDOW, Sample, Verdict, drained_in, judge, worst
 
-#: How often groups are sampled, in seconds.
+#: How often groups are sampled, in seconds; less often where it takes more than a tenth of that.
 EVERY = 1.0
 
 
@@ -24,6 +24,10 @@ class Watch:
         self._clock = clock
         self._samples: dict[str, dict[Partition, deque[Sample]]] = {}
         self._states: dict[str, Sequence[PartitionState]] = {}
+        self._ceilings: dict[str, dict[Partition, int]] = {}
+        """Where a group stood that has gone back since, until it is there again."""
+        self._judged: dict[tuple[str, bool, str, bool], dict[Partition, Verdict]] = {}
+        """What was thought of the newest samples."""
         self._sampled = asyncio.Event()
         self.trouble = ""
         """Why the broker cannot be asked at the moment."""
@@ -31,12 +35,13 @@ class Watch:
     async def run(self) -> None:
         """Sample until cancelled."""
         while True:
+            began = self._clock.monotonic()
             try:
                 await self.sample()
                 self.trouble = ""
             except MillstreamError as error:
                 self.trouble = str(error)
-            await self._clock.sleep(EVERY)
+            await self._clock.sleep(max(EVERY, 10 * (self._clock.monotonic() - began)))
 
     async def sample(self) -> None:
         """Take one sample of everything."""
@@ -49,6 +54,7 @@ class Watch:
             states = self._states[group.name] = await self._broker.positions(group.name)
             by_partition = self._samples.setdefault(group.name, {})
             for state in states:
+                self._note_position(group.name, state)
                 samples = by_partition.setdefault(state.partition, deque(maxlen=WINDOW))
                 samples.append(
                     Sample(
@@ -61,7 +67,20 @@ class Watch:
                 )
         for gone in set(self._samples) - names:
             del self._samples[gone], self._states[gone]
+            self._ceilings.pop(gone, None)
+        self._judged.clear()
         self._sampled.set()
+
+    def _note_position(self, group: str, state: PartitionState) -> None:
+        """Remember from where it went back, until it has caught up with that."""
+        ceilings = self._ceilings.setdefault(group, {})
+        samples = self._samples[group].get(state.partition)
+        before = samples[-1].position if samples else None
+        now = state.committed.value
+        if before is not None and now is not None and now < before:
+            ceilings[state.partition] = max(before, ceilings.get(state.partition, 0))
+        elif now is None or now >= ceilings.get(state.partition, 0):
+            ceilings.pop(state.partition, None)
 
     async def ready(self) -> None:
         """Wait for the first sample, but not for ever."""
@@ -73,15 +92,29 @@ class Watch:
         """The groups that there are."""
         return sorted(self._samples)
 
-    def verdicts(self, group: str, *, paused: bool, blocked: str = "") -> dict[Partition, Verdict]:
-        """What to think of each partition of a group."""
-        return {
-            partition: judge(tuple(samples), paused=paused, blocked=blocked) for partition, samples in self._samples.get(group, {}).items()
-        }
+    def verdicts(self, group: str, *, paused: bool, blocked: str = "", explained: bool = False) -> dict[Partition, Verdict]:
+        """What to think of each partition of a group; `explained` says that an operator has moved it."""
+        asked = (group, paused, blocked, explained)
+        if asked not in self._judged:
+            ceilings = self._ceilings.get(group, {}) if explained else {}
+            self._judged[asked] = {
+                partition: judge(tuple(samples), paused=paused, replaying=partition in ceilings, blocked=blocked)
+                for partition, samples in self._samples.get(group, {}).items()
+            }
+        return self._judged[asked]
 
-    def verdict(self, group: str, *, paused: bool, blocked: str = "") -> Verdict:
+    def verdict(self, group: str, *, paused: bool, blocked: str = "", explained: bool = False) -> Verdict:
         """What to think of a group: its worst partition's verdict."""
-        return worst(list(self.verdicts(group, paused=paused, blocked=blocked).values()))
+        return worst(list(self.verdicts(group, paused=paused, blocked=blocked, explained=explained).values()))
+
+    def is_beyond(self, group: str, event: Mapping[str, Any]) -> bool:
+        """Whether a group's position is past an event; False where that is not known."""
+        if event["position"] is None:
+            return False
+        for state in self._states.get(group, ()):
+            if state.partition == Partition(event["topic"], event["partition"]):
+                return state.committed.value is not None and state.committed.value > int(event["position"])
+        return False
 
     def standing(self, group: str) -> dict[str, Any]:
         """Its lag in events and seconds, members, and when it will be gone; None where unknown."""

@@ -82,12 +82,12 @@ def judge(samples: Sequence[Sample], *, paused: bool = False, replaying: bool = 
     if min(lags) > 0 and positions[-1] == positions[0]:
         reason = f"Blocked: {blocked}" if blocked else f"No progress for {_seconds(span)}"
         return Verdict(state="stalled", rule=5, sentence=f"{reason}; {_events(lags[-1])}")
-    slope = _slope(window)
-    if min(lags) > 0 and slope >= 0:
+    if min(lags) > 0:
+        slope = _slope(window)
+        if slope < 0:
+            return Verdict(state="catching up", rule=7, sentence=f"Caught up in about {_seconds(lags[-1] / -slope)}; {_events(lags[-1])}")
         pace = f"Falling behind by {slope:.1f} events/s" if slope else "Behind, and not catching up"
         return Verdict(state="behind", rule=6, sentence=f"{pace}; {_events(lags[-1])}")
-    if min(lags) > 0:
-        return Verdict(state="catching up", rule=7, sentence=f"Caught up in about {_seconds(lags[-1] / -slope)}; {_events(lags[-1])}")
     if not any(lags) and window[0].head == last.head:
         return Verdict(state="idle", rule=8, sentence=f"Nothing new for {_seconds(span)}")
     return Verdict(state="caught up", rule=9, sentence="Caught up")

@@ -103,3 +103,34 @@ async def test_what_waits_for_its_next_attempt_can_be_repaired_too(app: App) -> 
         await until(app, done)
 
     assert handled == [7]
+
+
+async def test_a_group_that_has_parked_too_much_still_tries_what_it_has_parked(app: App) -> None:
+    """At the limit it takes nothing new; retries that are due and redriven letters are what brings it below again."""
+    handled = list[int]()
+    repaired = asyncio.Event()
+
+    @app.subscriber(OrderChanged, retry=Retry(attempts=1), most_parked=2)
+    async def apply(order: OrderChanged) -> None:
+        if not repaired.is_set():
+            raise ValueError("broken")
+        handled.append(order.number)
+
+    async with app:
+        await app.publish_many([OrderChanged(f"o-{number}", number) for number in range(2)])
+
+        async def full() -> bool:
+            return any("most_parked" in trouble for trouble in app.troubles())
+
+        await until(app, full)
+        repaired.set()
+        await app.store.request("redrive", [parked.id for parked in await app.store.parked(dead=True)], "repaired")
+        await app.publish(OrderChanged("o-2", 2))
+
+        async def done() -> bool:
+            return len(handled) == 3
+
+        await until(app, done)
+
+    assert sorted(handled[:2]) == [0, 1]
+    assert handled[2] == 2

@@ -513,23 +513,26 @@ class GroupWorker:
         """Do what operators asked for, and take up what is due among the parked."""
         if not self._waiting_room.looked() or not self.owned:
             return False
-        await self._pause_or_resume()
+        stopped = await self._pause_or_resume()
         busy = await self._waiting_room.execute()
-        if not self._paused and any(owned.blocked for owned in self.owned.values()):
+        # Also at the limit of parked deliveries: what is tried again is what brings it below.
+        if not stopped and any(owned.blocked for owned in self.owned.values()):
             busy = await self._waiting_room.retry() or busy
         return busy
 
-    async def _pause_or_resume(self) -> None:
+    async def _pause_or_resume(self) -> bool:
+        """Take nothing new while there is too much already, or an operator wants it so; tell whether it is the operator."""
         assert self._subscription is not None
         parked = sum(sum(owned.blocked.values()) for owned in self.owned.values())
         if parked >= self._most_parked:
             self._full = (
                 f"{parked} deliveries of group {self.group} are parked, which is the limit (most_parked={self._most_parked}): "
-                "it takes no more until some are redriven or discarded"
+                "it takes no more until some are handled or discarded"
             )
         else:
             self._full = ""
-        paused = bool(self._full) or self.group in await self._store.paused()
+        stopped = self.group in await self._store.paused()
+        paused = stopped or bool(self._full)
         if paused and not self._paused:
             self._subscription.pause(tuple(self.owned))
         elif self._paused and not paused:
@@ -537,3 +540,4 @@ class GroupWorker:
             for owned in self.owned.values():
                 owned.paused = False
         self._paused = paused
+        return stopped

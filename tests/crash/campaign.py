@@ -172,7 +172,7 @@ def _in_order(log: Iterable[Any]) -> list[Any]:
     return sorted(log, key=lambda stored: (stored.partition, stored.position))
 
 
-TROUBLES = ("", "passes", "", "stays", "")
+TROUBLES = ("passes for all", "", "passes", "stays", "")
 _PREPARE = ("prepare", TROUBLES)
 
 

@@ -128,7 +128,8 @@ def _watch_disk(points: Points, transaction: _Transaction) -> WatchedDisk:
     def change(op: Op, act: Callable[[], None]) -> None:
         file = os.path.basename(op.file)
         doing = transaction.name(file.removesuffix("-wal").removesuffix("-journal"))
-        points.passing(f"{op.kind} {file} {doing}")
+        # Until the sync comes, one write of a transaction is like another.
+        points.passing(f"{op.kind} {file} {doing}" if op.kind == "sync" else f"{op.kind} {file}")
         act()
         if op.kind == "sync":
             points.passing(f"synced {file} {doing}")

@@ -240,13 +240,14 @@ def units(folder: str, files: str, kill: Sequence[object] | None = None, trace: 
 
 
 def prepare(folder: str, troubles: Sequence[str]) -> None:
-    """Publish what the workers shall handle: for each key a few events, some of them with trouble."""
+    """Publish what the workers shall handle: for each key a few events; trouble comes to the first key, or to all of them."""
 
     async def main() -> None:
         journal = Journal(Path(folder), "producer")
         async with orders(Path(folder), "two") as app:
             for trouble in troubles:
-                events = [Made(key, journal.value(), trouble if key == "a" else "") for key in KEYS]
+                kind, _, all_keys = trouble.partition(" ")
+                events = [Made(key, journal.value(), kind if key == "a" or all_keys else "") for key in KEYS]
                 for made in events:
                     journal.sending(made.key, made.value)
                 await app.publish_many(events)

@@ -58,6 +58,7 @@ types: .venv/.ready ## Types: strict inside, and as users see them
 
 fix: .venv/.ready ## Change what can be changed automatically
 	$(RUN)ruff check --fix
+	$(RUN)python tools/code_map.py
 
 bench: .venv/.ready ## Measure, beside the limits of this machine
 	$(RUN)python -m benchmarks $(ARGS)

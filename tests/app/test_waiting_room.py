@@ -1,10 +1,13 @@
 """What is parked is taken up once each time, whatever happens while others of its kind are taken up."""
 
 import asyncio
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from millstream.app.waiting_room import WaitingRoom
+from millstream import App, Context, Retry, event
+from millstream.app.waiting_room import LOOK, WaitingRoom
 from millstream.app.work import Owned, Work
 from millstream.core.broker import Delivery, Partition
 from millstream.core.store import Parked
@@ -73,3 +76,34 @@ async def test_what_was_in_flight_when_it_was_read_as_parked_is_not_taken_up_aga
     assert await room.retry()
 
     assert started == [suspect.id]
+
+
+@event("step.taken", key="key")
+@dataclass(frozen=True)
+class StepTaken:
+    """One of many of a key."""
+
+    key: str
+    number: int
+
+
+async def test_what_waited_behind_a_failure_follows_without_pauses(tmp_path: Path) -> None:
+    """Fifty events of a key were queued behind one that failed; once it succeeds they do not wait for one look each."""
+    app = App("steps", broker=f"sqlite:///{tmp_path}/b.db", store=f"sqlite:///{tmp_path}/s.db")
+    seen, times, stop = list[int](), list[float](), asyncio.Event()
+
+    @app.subscriber(StepTaken, retry=Retry(first=0.01))
+    async def walk(step: StepTaken, context: Context) -> None:
+        if step.number == 0 and context.attempt == 1:
+            raise ValueError("not yet")
+        seen.append(step.number)
+        times.append(app.clock.monotonic())
+        if len(seen) == 50:
+            stop.set()
+
+    async with app:
+        await app.publish_many([StepTaken("k", number) for number in range(50)])
+        await app.run(stop)
+
+    assert seen == list(range(50))
+    assert times[-1] - times[0] < 50 * LOOK / 2

@@ -32,6 +32,8 @@ PAGE = 1000
 MOST_IN_FLIGHT = 2 * PAGE
 #: After a failure of broker or store the worker starts over, waiting from the first up to the second many seconds.
 BACK_OFF = (0.1, 5.0)
+#: While a parked delivery is tried again, new ones are looked for every so many seconds.
+SOON = 0.02
 
 
 class WorkerStuckError(Exception):
@@ -154,13 +156,17 @@ class GroupWorker:
 
     async def _receive(self, subscription: Subscription, most: int, wait: float) -> bool:
         wait = max(0.0, min(wait, self._waiting_room.look_at - self._clock.monotonic()))
-        received = await self._interruptible(subscription.receive(most, wait))
+        retrying = any(owned.retrying for owned in self.owned.values())
+        received = await self._interruptible(subscription.receive(most, 0.0 if retrying else wait))
         if received is None:
             return False
         match received:
             case Deliveries(items):
                 if not items:
                     self._well()
+                    if retrying:
+                        # The next of its sequence is taken up as soon as it is settled, not at the next look.
+                        await self._progressed(min(wait, SOON))
                     return False
                 await self._take(items)
             case Assigned(partitions):
@@ -324,6 +330,8 @@ class GroupWorker:
         """Decide for each what it is, and hand to the lanes what is to be handled."""
         known: set[Mark] = set()
         if self._judge.marked:
+            # What came without an envelope has an id only once it is understood.
+            items = [delivery if delivery.envelope is not None else self._triage.read(delivery) for delivery in items]
             marks = [Mark(delivery.envelope.source, delivery.envelope.id) for delivery in items if delivery.envelope is not None]
             known = await self._store.handled(self.group, self._judge.generation, marks)
         works: list[Work] = []

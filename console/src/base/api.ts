@@ -1,0 +1,412 @@
+/**
+ * What the server says: the shapes of every answer below /api.
+ *
+ * Times are seconds since 1970. Positions and counts that can exceed 2^53 are text. What is
+ * not known is null.
+ */
+
+export type Role = "viewer" | "operator" | "admin";
+
+export interface Me {
+  role: Role;
+  read_only: boolean;
+  name: string;
+  now: number;
+}
+
+export type GroupState =
+  | "unknown"
+  | "paused"
+  | "replaying"
+  | "stopped"
+  | "rewound"
+  | "stalled"
+  | "behind"
+  | "catching up"
+  | "idle"
+  | "caught up";
+
+export interface Verdict {
+  state: GroupState;
+  rule: number;
+  sentence: string;
+  severity: number;
+}
+
+export interface Group {
+  name: string;
+  app: string;
+  verdict: Verdict;
+  lag: number | null;
+  age: number | null;
+  members: number;
+  drained_in: number | null;
+  topics: string[];
+  paused: boolean;
+  instances: number;
+  handled_per_second: number;
+  failed: number;
+  duplicates: number;
+  mean_work: number | null;
+  parked: number;
+  dead: number;
+  troubles: string[];
+  note?: string;
+}
+
+export interface Sample {
+  at: number;
+  position: string | null;
+  lag: number | null;
+}
+
+export interface PartitionStanding {
+  topic: string;
+  partition: number;
+  position: string | null;
+  head: string | null;
+  quality: "exact" | "estimated" | "unknown";
+  lag: number | null;
+  oldest: number | null;
+  owner: string | null;
+  verdict: Verdict | null;
+  samples: Sample[];
+}
+
+export interface Handler {
+  app: string;
+  name: string;
+  group: string;
+  summary: string;
+  location: string;
+  types: string[];
+  topics: string[];
+  publishes: string[];
+  delivery: string;
+  ordered: boolean;
+  concurrency: number;
+  timeout: number;
+  attempts: number;
+}
+
+export interface Process {
+  process: string;
+  app: string;
+  host: string;
+  pid: number;
+  version: string;
+  started: number;
+  seen: number;
+  alive: boolean;
+  stopped: boolean;
+  troubles: string[];
+  paused: string[];
+  outbox: number;
+  store: string;
+}
+
+export type ParkedState = "retry" | "queued" | "dead";
+
+export interface Parked {
+  group: string;
+  source: string;
+  id: string;
+  handler: string;
+  type: string;
+  key: string | null;
+  time: number;
+  state: ParkedState;
+  attempts: number;
+  due: number;
+  first: number | null;
+  last: number | null;
+  error: string;
+  reason: string;
+  fingerprint: string;
+}
+
+export type OperationKind = "pause" | "resume" | "redrive" | "discard" | "repair" | "reset";
+export type OperationStatus = "sent" | "accepted" | "done" | "refused" | "failed";
+
+export interface Operation {
+  id: string;
+  kind: OperationKind;
+  group: string;
+  by: string;
+  reason: string;
+  at: number;
+  status: OperationStatus;
+  detail: string;
+  answered: number | null;
+  events: [source: string, id: string][];
+}
+
+export interface GroupDetail extends Group {
+  partitions: PartitionStanding[];
+  handlers: Handler[];
+  processes: Process[];
+  waiting: Parked[];
+  operations: Operation[];
+}
+
+export interface ResetRow {
+  topic: string;
+  partition: number;
+  before: string | null;
+  after: string;
+  events: number;
+  again: number;
+}
+
+export interface MapNode {
+  id: string;
+  kind: "handler" | "event" | "producer";
+  label: string;
+  service: string | null;
+  group?: string;
+  version?: number | null;
+  location?: string;
+  summary?: string;
+  health?: Verdict;
+  dead?: number;
+  lag?: number | null;
+  age?: number | null;
+}
+
+export interface MapEdge {
+  from: string;
+  to: string;
+  declared: boolean;
+  observed: boolean;
+  /** Per second, over the window. */
+  rate: number;
+  failed: number;
+  duplicates: number;
+  /** Seconds, summed over the window. */
+  worked: number;
+  waited: number;
+}
+
+export interface Service {
+  name: string;
+  alive: boolean;
+  instances: number;
+}
+
+export interface Step {
+  from: string;
+  to: string;
+  at: number;
+  kind?: AttemptKind;
+  id: string;
+}
+
+export interface FlowMap {
+  as_of: number;
+  window: number;
+  nodes: MapNode[];
+  edges: MapEdge[];
+  services: Service[];
+  path: Step[] | null;
+}
+
+export interface Event {
+  id: string;
+  source: string;
+  type: string;
+  topic: string;
+  key: string | null;
+  time: number;
+  version: number;
+  correlation: string;
+  causation: string | null;
+  /** `group/attempt` of the handling that published it. */
+  by: string | null;
+  partition: number | null;
+  position: string | null;
+}
+
+export type AttemptKind = "handled" | "retry" | "parked" | "queued" | "duplicate" | "discarded" | "skipped";
+
+export interface Attempt {
+  group: string;
+  handler: string;
+  id: string;
+  source: string;
+  kind: AttemptKind;
+  attempt: number;
+  /** When it was committed. */
+  at: number;
+  waited: number;
+  worked: number;
+  error: string;
+  process: string;
+}
+
+export type Fate = "handled" | "waiting" | "retrying" | "queued" | "dead" | "duplicate" | "discarded" | "skipped";
+
+export interface Delivery {
+  group: string;
+  state: Fate;
+  attempts: Attempt[];
+  duplicates: number;
+}
+
+export interface ListedEvent extends Event {
+  /** For `before`. */
+  n: number;
+  outcomes: [group: string, kind: AttemptKind][];
+}
+
+export interface EventPage {
+  events: ListedEvent[];
+  more: boolean;
+}
+
+export type Body = { kind: "json"; text: string; size: number } | { kind: "bytes"; base64: string; size: number };
+
+export interface EventDetail extends Event {
+  deliveries: Delivery[];
+  attempts: Attempt[];
+  payload: Body | null;
+  envelope?: {
+    traceparent: string | null;
+    content_type: string | null;
+    schema: string | null;
+    extensions: Record<string, unknown> | null;
+  };
+}
+
+export interface TracedEvent extends Event {
+  deliveries: Delivery[];
+}
+
+export interface Trace {
+  correlation: string;
+  events: TracedEvent[];
+  attempts: Attempt[];
+  steps: Step[];
+  sentence: string;
+  cut: boolean;
+}
+
+export interface Found {
+  events: Event[];
+  groups: string[];
+  topics: string[];
+}
+
+export interface Topic {
+  name: string;
+  partitions: number;
+  events: string;
+  published: string;
+  groups: string[];
+  per_second: number;
+  retain_seconds: number | null;
+  retain_bytes: string | null;
+}
+
+export interface DeadGroup {
+  fingerprint: string;
+  group: string;
+  type: string;
+  error: string;
+  count: number;
+  keys: number;
+  first: number | null;
+  last: number | null;
+  reason: string;
+}
+
+export type JsonSchema = { [keyword: string]: unknown };
+
+export interface Contract {
+  app: string;
+  name: string;
+  version: number;
+  key: string | null;
+  topic: string;
+  kind: "event" | "command";
+  summary: string;
+  schema: JsonSchema;
+}
+
+export interface Letter extends Parked {
+  topic: string;
+  partition: number;
+  position: string;
+  version: number;
+  correlation: string | null;
+  stack: string;
+  data: Body;
+  /** The body's whole size; `data` ends at 64 KiB. */
+  size: number;
+  /** Later events of its key that wait behind it. */
+  blocked: number;
+  attempts_made: Attempt[];
+  contract: Contract | null;
+}
+
+export interface Attention {
+  what: string;
+  kind: "group" | "dead";
+  state: GroupState | "dead";
+  sentence: string;
+}
+
+export interface Rate {
+  at: number;
+  kind: string;
+  count: number;
+}
+
+export interface Overview {
+  sentence: string;
+  attention: Attention[];
+  published_per_second: number;
+  handled_per_second: number;
+  mean_latency: number | null;
+  oldest: number | null;
+  dead: number;
+  groups: Group[];
+  processes: Process[];
+  rates: Rate[];
+  operations: Operation[];
+  trouble: string;
+}
+
+export interface OperationRequest {
+  kind: OperationKind;
+  group: string;
+  reason?: string;
+  events?: [source: string, id: string][];
+  data?: string;
+  to?: string;
+  effects?: boolean;
+}
+
+export interface PublishRequest {
+  type: string;
+  data: string;
+  key?: string;
+  count?: number;
+}
+
+/** One real delivery or publication, as it has just happened. */
+export interface Dot {
+  from: string;
+  to: string;
+  kind: AttemptKind | "published";
+  id: string;
+  key: string | null;
+  correlation: string;
+  took: number;
+}
+
+export interface Pulse {
+  at: number;
+  dots: Dot[];
+  /** How many more there were, which are not told. */
+  missed: number;
+}

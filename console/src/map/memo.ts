@@ -1,0 +1,23 @@
+import { Component, type FunctionComponent } from "preact";
+
+/** A component that is drawn anew only when what it is given has changed: property by property, and objects by what is in them. */
+export function memo<P extends object>(draw: FunctionComponent<P>): FunctionComponent<P> {
+  class Memo extends Component<P> {
+    override shouldComponentUpdate(next: P): boolean {
+      return !same(this.props, next, 2);
+    }
+
+    override render() {
+      return draw(this.props as Parameters<typeof draw>[0]);
+    }
+  }
+  return Memo as unknown as FunctionComponent<P>;
+}
+
+function same(a: unknown, b: unknown, depth: number): boolean {
+  if (Object.is(a, b)) return true;
+  if (depth === 0 || typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;
+  const [left, right] = [a as Record<string, unknown>, b as Record<string, unknown>];
+  const names = Object.keys(left);
+  return names.length === Object.keys(right).length && names.every((name) => same(left[name], right[name], depth - 1));
+}

@@ -1,0 +1,185 @@
+/** The map as it is drawn: nodes with a size, edges with a name; the same map gives the same graph. */
+
+import type { FlowMap, MapEdge, MapNode, Service, Verdict } from "../base/api";
+
+export type NodeKind = "producer" | "event" | "handler" | "service";
+
+export interface Node {
+  id: string;
+  kind: NodeKind;
+  label: string;
+  service: string | null;
+  width: number;
+  height: number;
+  node: MapNode;
+  /** Whether any process of its service is alive. */
+  alive: boolean;
+}
+
+export interface Edge {
+  id: string;
+  from: string;
+  to: string;
+  edge: MapEdge;
+}
+
+export interface Graph {
+  nodes: Node[];
+  edges: Edge[];
+  services: Service[];
+  window: number;
+}
+
+export type Level = "handlers" | "services";
+
+/** Above so many nodes the map opens with one node for each service. */
+export const TOO_MANY = 300;
+
+const CHARACTER = 7.4;
+
+export function edgeId(from: string, to: string): string {
+  return `${from}→${to}`;
+}
+
+function sizeOf(kind: NodeKind, label: string): { width: number; height: number } {
+  const text = Math.min(26, [...label].length) * CHARACTER;
+  switch (kind) {
+    case "event":
+      return { width: Math.max(120, text + 64), height: 34 };
+    case "producer":
+      return { width: Math.max(96, text + 48), height: 34 };
+    case "handler":
+    case "service":
+      return { width: Math.max(164, text + 56), height: 56 };
+  }
+}
+
+export function graphOf(map: FlowMap, level: Level): Graph {
+  const alive = new Map(map.services.map((service) => [service.name, service.alive]));
+  const shown = level === "services" ? folded(map) : map;
+  const nodes = shown.nodes.map((node): Node => {
+    const kind: NodeKind = node.id.startsWith("service:") ? "service" : node.kind;
+    return { id: node.id, kind, label: node.label, service: node.service, ...sizeOf(kind, node.label), node, alive: node.service === null || (alive.get(node.service) ?? false) };
+  });
+  const known = new Set(nodes.map((node) => node.id));
+  const edges = shown.edges
+    .filter((edge) => known.has(edge.from) && known.has(edge.to) && edge.from !== edge.to)
+    .map((edge): Edge => ({ id: edgeId(edge.from, edge.to), from: edge.from, to: edge.to, edge }));
+  nodes.sort((a, b) => (a.id < b.id ? -1 : 1));
+  edges.sort((a, b) => (a.id < b.id ? -1 : 1));
+  return { nodes, edges, services: map.services, window: map.window };
+}
+
+/** One node for each service, with the worst health of its handlers. */
+function folded(map: FlowMap): { nodes: MapNode[]; edges: MapEdge[] } {
+  const nodes = new Map<string, MapNode>();
+  const place = new Map<string, string>();
+  for (const node of map.nodes) {
+    if (node.service === null) {
+      nodes.set(node.id, node);
+      place.set(node.id, node.id);
+      continue;
+    }
+    const id = `service:${node.service}`;
+    place.set(node.id, id);
+    const before = nodes.get(id);
+    const worst = [before?.health, node.health].filter((health): health is Verdict => health !== undefined).sort((a, b) => b.severity - a.severity)[0];
+    const lags = [before?.lag, node.lag].filter((lag): lag is number => typeof lag === "number");
+    const ages = [before?.age, node.age].filter((age): age is number => typeof age === "number");
+    nodes.set(id, {
+      id,
+      kind: "handler",
+      label: node.service,
+      service: node.service,
+      ...(worst ? { health: worst } : {}),
+      dead: (before?.dead ?? 0) + (node.dead ?? 0),
+      lag: lags.length ? lags.reduce((sum, lag) => sum + lag, 0) : null,
+      age: ages.length ? Math.max(...ages) : null,
+    });
+  }
+  const edges = new Map<string, MapEdge>();
+  for (const edge of map.edges) {
+    const [from, to] = [place.get(edge.from), place.get(edge.to)];
+    if (from === undefined || to === undefined) continue;
+    const before = edges.get(edgeId(from, to));
+    edges.set(
+      edgeId(from, to),
+      before
+        ? {
+            ...before,
+            declared: before.declared && edge.declared,
+            observed: before.observed || edge.observed,
+            rate: before.rate + edge.rate,
+            failed: before.failed + edge.failed,
+            duplicates: before.duplicates + edge.duplicates,
+            worked: before.worked + edge.worked,
+            waited: before.waited + edge.waited,
+          }
+        : { ...edge, from, to },
+    );
+  }
+  return { nodes: [...nodes.values()], edges: [...edges.values()] };
+}
+
+/** Where a node of the finer map is on the coarser one. */
+export function placeOf(id: string, map: FlowMap, level: Level): string {
+  if (level === "handlers") return id;
+  const service = map.nodes.find((node) => node.id === id)?.service;
+  return service ? `service:${service}` : id;
+}
+
+/** What the layout depends on: as long as it is the same, nothing moves. */
+export function signature(graph: Graph): string {
+  return `${graph.nodes.map((node) => `${node.id} ${node.width} ${node.service ?? ""}`).join("\n")}\n${graph.edges.map((edge) => edge.id).join("\n")}`;
+}
+
+/** Everything within so many hops of a node. */
+export function around(graph: Graph, id: string, hops: number): Set<string> {
+  const found = new Set([id]);
+  const walk = (forward: boolean) => {
+    let edgeOf: string[] = [id];
+    const seen = new Set([id]);
+    for (let step = 0; step < hops && edgeOf.length; step++) {
+      const next: string[] = [];
+      for (const edge of graph.edges) {
+        const [near, far] = forward ? [edge.from, edge.to] : [edge.to, edge.from];
+        if (edgeOf.includes(near) && !seen.has(far)) {
+          seen.add(far);
+          found.add(far);
+          next.push(far);
+        }
+      }
+      edgeOf = next;
+    }
+  };
+  walk(true);
+  walk(false);
+  return found;
+}
+
+export type EdgeLook = "live" | "silent" | "undeclared" | "failing";
+
+export function lookOf(edge: MapEdge): EdgeLook {
+  if (edge.failed > 0) return "failing";
+  if (edge.observed && !edge.declared) return "undeclared";
+  return edge.observed ? "live" : "silent";
+}
+
+/** Five steps, by the logarithm of the rate. */
+export const WIDTHS: [least: number, width: number][] = [
+  [1000, 5],
+  [100, 4],
+  [10, 3],
+  [1, 2.25],
+  [0, 1.5],
+];
+
+export function widthOf(edge: MapEdge): number {
+  return edge.observed ? (WIDTHS.find(([least]) => edge.rate >= least)?.[1] ?? 1.5) : 1;
+}
+
+/** Seconds on average of one delivery, waiting and working; null when none was seen. */
+export function meanOf(edge: MapEdge, window: number): { waited: number; worked: number } | null {
+  const number = edge.rate * window;
+  return number >= 0.5 ? { waited: edge.waited / number, worked: edge.worked / number } : null;
+}

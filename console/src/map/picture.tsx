@@ -1,0 +1,307 @@
+import { memo } from "./memo";
+import { count, duration, rate } from "../base/format";
+import { ofFate, ofGroup } from "../base/health";
+import { beginning, line } from "../base/inert";
+import { GlyphShape } from "../ui/glyph";
+import type { Box, Frame, Layout } from "./layout";
+import { pathOf } from "./layout";
+import { type Edge, type Graph, lookOf, meanOf, type Node, widthOf } from "./model";
+import type { Walk } from "./walk";
+
+export interface Picturing {
+  graph: Graph;
+  layout: Layout;
+  selected: string | null;
+  /** What is not faded; null when everything is in the light. */
+  lit: ReadonlySet<string> | null;
+  walk: Walk | null;
+  /** How many steps of the walk have been played; null for all. */
+  played: number | null;
+}
+
+/** The map itself; the same picture on the screen and in an exported file. */
+export function Picture({ graph, layout, selected, lit, walk, played }: Picturing) {
+  const nodes = inFlow(graph, layout);
+  const shown = walk && played !== null ? new Set(walk.steps.slice(0, played).map((step) => step.edge)) : null;
+  return (
+    <>
+      <g class="frames">
+        {layout.frames.map((frame) => (
+          <FrameShape key={frame.id} frame={frame} alive={graph.services.find((service) => service.name === frame.service)} faded={lit !== null && !touches(frame, lit, graph)} />
+        ))}
+      </g>
+      <g class="edges">
+        {graph.edges.map((edge) => {
+          const points = layout.edges[edge.id];
+          if (!points?.length) return null;
+          const numbers = walk?.numbers.get(edge.id);
+          const open = walk?.open.has(edge.id) ?? false;
+          const onPath = numbers !== undefined || open;
+          const faded = walk ? !onPath || (shown !== null && !shown.has(edge.id)) : lit !== null && !(lit.has(edge.from) && lit.has(edge.to));
+          return (
+            <EdgeShape
+              key={edge.id}
+              id={edge.id}
+              d={pathOf(points)}
+              middle={between(points)}
+              look={lookOf(edge.edge)}
+              width={widthOf(edge.edge)}
+              label={labelOf(edge, graph.window)}
+              behind={behind(graph, edge)}
+              failed={edge.edge.failed > 0}
+              selected={selected === edge.id}
+              faded={faded}
+              steps={numbers ? (shown === null || shown.has(edge.id) ? numbers.join(", ") : "") : ""}
+              open={open && numbers === undefined}
+              red={walk?.steps.some((step) => step.edge === edge.id && step.failed) ?? false}
+            />
+          );
+        })}
+      </g>
+      <g class="nodes">
+        {nodes.map((node) => {
+          const box = layout.nodes[node.id];
+          if (!box) return null;
+          const end = walk?.ends.get(node.id);
+          return (
+            <NodeShape
+              key={node.id}
+              id={node.id}
+              kind={node.kind}
+              label={node.label}
+              alive={node.alive}
+              box={box}
+              version={node.node.version ?? null}
+              state={node.node.health?.state ?? null}
+              numbers={numbersOf(node, graph)}
+              dead={node.node.dead ?? 0}
+              name={nameOf(node)}
+              selected={selected === node.id}
+              faded={walk ? !walk.nodes.has(node.id) : lit !== null && !lit.has(node.id)}
+              end={end && end !== "handled" ? end : null}
+            />
+          );
+        })}
+      </g>
+    </>
+  );
+}
+
+/** Nodes in the order of flow, which is the order in which the keyboard goes through them. */
+export function inFlow(graph: Graph, layout: Layout): Node[] {
+  const place = new Map(layout.layers.flat().map((id, index) => [id, index]));
+  return [...graph.nodes].sort((a, b) => (place.get(a.id) ?? 0) - (place.get(b.id) ?? 0));
+}
+
+function touches(frame: Frame, lit: ReadonlySet<string>, graph: Graph): boolean {
+  return graph.nodes.some((node) => node.service === frame.service && lit.has(node.id));
+}
+
+function between(points: { x: number; y: number }[]): { x: number; y: number } {
+  // The middle of the piece in the middle.
+  const piece = Math.floor((points.length - 1) / 3 / 2) * 3;
+  const [p, a, b, q] = [points[piece], points[piece + 1], points[piece + 2], points[piece + 3]];
+  if (!p || !a || !b || !q) return points[0] ?? { x: 0, y: 0 };
+  return { x: (p.x + 3 * a.x + 3 * b.x + q.x) / 8, y: (p.y + 3 * a.y + 3 * b.y + q.y) / 8 };
+}
+
+function labelOf(edge: Edge, window: number): string {
+  if (!edge.edge.observed) return "";
+  const mean = meanOf(edge.edge, window);
+  const took = mean && mean.waited + mean.worked > 0 ? ` · ${duration(mean.waited + mean.worked)}` : "";
+  return rate(edge.edge.rate) + took;
+}
+
+function behind(graph: Graph, edge: Edge): boolean {
+  const severity = graph.nodes.find((node) => node.id === edge.to)?.node.health?.severity ?? 0;
+  return edge.from.startsWith("event:") && severity >= 6;
+}
+
+function numbersOf(node: Node, graph: Graph): string {
+  if (node.kind === "event") return "";
+  if (node.kind === "producer") {
+    return rate(graph.edges.filter((edge) => edge.from === node.id).reduce((sum, edge) => sum + edge.edge.rate, 0));
+  }
+  const parts = [rate(graph.edges.filter((edge) => edge.to === node.id).reduce((sum, edge) => sum + edge.edge.rate, 0))];
+  if (node.node.lag) parts.push(`${count(node.node.lag)} wait`);
+  if (node.node.lag && node.node.age !== null && node.node.age !== undefined) parts.push(duration(node.node.age));
+  return parts.join(" · ");
+}
+
+const KINDS = { event: "Event", handler: "Handler", producer: "Producer", service: "Service" };
+
+/** What a screen reader says of a node. */
+export function nameOf(node: Node): string {
+  const { health, lag, age, dead } = node.node;
+  const parts = [`${KINDS[node.kind]} ${line(node.label)}`];
+  if (node.service && node.kind !== "service") parts.push(`of ${line(node.service)}`);
+  if (health) parts.push(ofGroup(health.state).word.toLowerCase());
+  if (lag) parts.push(`${count(lag)} events wait${age === null || age === undefined ? "" : `, the oldest for ${duration(age)}`}`);
+  if (dead) parts.push(`${count(dead)} dead letters`);
+  if (!node.alive && node.kind !== "event") parts.push("no process of its service is alive");
+  return parts.join(", ");
+}
+
+const FrameShape = memo(({ frame, alive, faded }: { frame: Frame; alive: { alive: boolean; instances: number } | undefined; faded: boolean }) => {
+  const gone = alive !== undefined && !alive.alive;
+  return (
+    <g class={`frame ${gone ? "gone" : ""} ${faded ? "faded" : ""}`}>
+      <rect x={frame.x} y={frame.y} width={frame.width} height={frame.height} rx="10" />
+      <text class="title" x={frame.x + 12} y={frame.y + 18}>
+        {beginning(line(frame.service), Math.max(6, Math.floor((frame.width - 24) / 7)))}
+        {gone ? <tspan class="aside"> none alive</tspan> : alive && alive.instances > 1 ? <tspan class="aside"> ×{alive.instances}</tspan> : ""}
+      </text>
+    </g>
+  );
+});
+
+interface EdgeProps {
+  id: string;
+  d: string;
+  middle: { x: number; y: number };
+  look: string;
+  width: number;
+  label: string;
+  behind: boolean;
+  failed: boolean;
+  selected: boolean;
+  faded: boolean;
+  steps: string;
+  open: boolean;
+  red: boolean;
+}
+
+const EdgeShape = memo(({ id, d, middle, look, width, label, behind: late, failed, selected, faded, steps, open, red }: EdgeProps) => (
+  <g class={`edge ${look} ${selected ? "selected" : ""} ${faded ? "faded" : ""} ${steps ? "on-path" : ""} ${open ? "open" : ""} ${red ? "red" : ""}`} data-edge={id}>
+    <path class="wide" d={d} />
+    <path class="wire" d={d} stroke-width={steps ? Math.max(2, width) : width} marker-end={`url(#${red ? "arrow-error" : steps ? "arrow-accent" : look === "failing" ? "arrow-error" : look === "undeclared" ? "arrow-warn" : "arrow"})`} />
+    {steps ? (
+      <g transform={`translate(${middle.x},${middle.y})`} class="step">
+        <rect x={-(steps.length * 3.6 + 7)} y="-10" width={steps.length * 7.2 + 14} height="20" rx="10" />
+        <text y="4" text-anchor="middle">
+          {steps}
+        </text>
+      </g>
+    ) : (
+      <>
+        {(failed || late) && (
+          <g transform={`translate(${middle.x - 7},${middle.y - 7})`} class={failed ? "mark failed" : "mark late"}>
+            <circle cx="7" cy="7" r="9" class="back" />
+            <g transform="translate(1,1)">
+              <GlyphShape name={failed ? "cross" : "up"} />
+            </g>
+          </g>
+        )}
+        {label && (
+          <text class="rate" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle">
+            {label}
+          </text>
+        )}
+      </>
+    )}
+  </g>
+));
+
+interface NodeProps {
+  id: string;
+  kind: Node["kind"];
+  label: string;
+  alive: boolean;
+  box: Box;
+  version: number | null;
+  state: NonNullable<Node["node"]["health"]>["state"] | null;
+  numbers: string;
+  dead: number;
+  name: string;
+  selected: boolean;
+  faded: boolean;
+  end: NonNullable<ReturnType<Walk["ends"]["get"]>> | null;
+}
+
+const NodeShape = memo((props: NodeProps) => {
+  const { id, kind, label, box, version, state, numbers, dead, name, selected, faded, end, alive } = props;
+  const look = end ? ofFate(end) : state ? ofGroup(state) : null;
+  const [w, h] = [box.width, box.height];
+  const short = beginning(line(label), 27);
+  return (
+    <g
+      class={`node ${kind} ${look ? `tone-${look.tone}` : ""} ${selected ? "selected" : ""} ${faded ? "faded" : ""} ${alive ? "" : "gone"}`}
+      transform={`translate(${box.x - w / 2},${box.y - h / 2})`}
+      data-node={id}
+      tabIndex={0}
+      role="button"
+      aria-label={name}
+      aria-pressed={selected ? "true" : "false"}
+    >
+      <path class="face" d={outline(kind, w, h)} />
+      {kind === "handler" || kind === "service" ? (
+        <>
+          {look && (
+            <>
+              <path class="stripe" d={`M0,6 a6,6 0 0 1 4,-5.6 V${h - 0.4} a6,6 0 0 1 -4,-5.6z`} />
+              <g class="glyph" transform="translate(14,11)">
+                <GlyphShape name={look.glyph} />
+              </g>
+            </>
+          )}
+          <text class="label" x={look ? 32 : 14} y="21">
+            {short}
+          </text>
+          <text class="word" x="14" y="42">
+            {look ? look.word : "No position yet"}
+          </text>
+          <text class="numbers" x={w - 12} y="42" text-anchor="end">
+            {numbers}
+          </text>
+        </>
+      ) : kind === "producer" ? (
+        <>
+          <path class="hint" d="M13,11.5 L21,17 L13,22.5z" />
+          <text class="label" x="29" y="22">
+            {short}
+          </text>
+          <title>{numbers}</title>
+        </>
+      ) : (
+        <text class="label" x={w / 2} y="22" text-anchor="middle">
+          {short}
+          {version !== null && <tspan class="aside"> v{version}</tspan>}
+        </text>
+      )}
+      {dead > 0 && (
+        <g class="dead" transform={`translate(${w - 8},-9)`}>
+          <path d="M4.7,0 h10 l4.7,4.7 v10 l-4.7,4.7 h-10 l-4.7,-4.7 v-10z" transform={`translate(${-(String(dead).length - 1) * 4},0)`} />
+          <text x={9.7 - (String(dead).length - 1) * 4} y="14" text-anchor="middle">
+            {dead > 999 ? "1k+" : dead}
+          </text>
+        </g>
+      )}
+    </g>
+  );
+});
+
+function outline(kind: Node["kind"], w: number, h: number): string {
+  switch (kind) {
+    case "event": {
+      const tip = h / 2;
+      return `M${tip * 0.7},0 H${w - tip * 0.7} L${w},${tip} L${w - tip * 0.7},${h} H${tip * 0.7} L0,${tip}z`;
+    }
+    case "producer":
+      return `M3,0 H${w - h / 2} a${h / 2},${h / 2} 0 0 1 0,${h} H3 a3,3 0 0 1 -3,-3 V3 a3,3 0 0 1 3,-3z`;
+    default:
+      return `M6,0 H${w - 6} a6,6 0 0 1 6,6 V${h - 6} a6,6 0 0 1 -6,6 H6 a6,6 0 0 1 -6,-6 V6 a6,6 0 0 1 6,-6z`;
+  }
+}
+
+/** Arrow heads. */
+export function Definitions() {
+  return (
+    <defs>
+      {["arrow", "arrow-warn", "arrow-error", "arrow-accent"].map((id) => (
+        <marker key={id} id={id} class={id} viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto-start-reverse">
+          <path d="M0,0.5 L7.5,4 L0,7.5z" />
+        </marker>
+      ))}
+    </defs>
+  );
+}

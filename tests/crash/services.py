@@ -23,7 +23,7 @@ from tests.crash.points import Point, watch
 from millstream import App, Context, Retry, Transaction, event
 from millstream.brokers.sqlite import SqliteBroker
 from millstream.brokers.sqlite_subscription import SqliteSubscription
-from millstream.contracts.errors import NotStartedError, StoreBusyError
+from millstream.contracts.errors import NotStartedError, PublishError, StoreBusyError
 from millstream.core.store import Parked
 from millstream.stores.sqlite_file import SqliteFile
 
@@ -444,9 +444,11 @@ async def send(app: App, journal: Journal, events: list[Made], *, again: bool) -
         journal.sending(made.key, made.value)
     try:
         envelopes = await app.publish_many(events)
-    except StoreBusyError:
-        for made in events:
-            journal.failed(made.key, made.value)
+    except PublishError as error:
+        for made, result in zip(events, error.results, strict=True):
+            # Whoever waited for the lock has written nothing; after any other error nobody knows.
+            if isinstance(result, StoreBusyError):
+                journal.failed(made.key, made.value)
         return
     for made in events:
         journal.acknowledged(made.key, made.value)

@@ -1,5 +1,6 @@
 """Every single write, sync and read fails once, and the disk fills up: nothing acknowledged is lost, and work goes on."""
 
+import asyncio
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,11 +8,14 @@ from pathlib import Path
 
 import apsw
 import pytest
+from tests.crash.campaign import check_work
 from tests.crash.disk import FailingDisk, full_disk
+from tests.crash.history import Journal
+from tests.crash.services import KEYS, Made, books, describe, is_idle, orders, run_until
 
 from millstream.brokers.sqlite import SqliteBroker
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import StoreError, StoreFullError
+from millstream.contracts.errors import PublishError, StoreError, StoreFullError
 from millstream.core.broker import Partition, Topic
 from millstream.stores.sqlite_file import SqliteFile
 
@@ -124,3 +128,38 @@ async def test_a_full_disk_refuses_what_has_no_room_and_goes_on_once_there_is(tm
     assert {type(error) for error in attempt.refused.values()} == {StoreFullError}
     assert while_full == attempt.acknowledged[:-1]
     assert await stored(tmp_path / "b.db") == attempt.acknowledged
+
+
+@pytest.mark.parametrize("files", ["one", "two"])
+async def test_workers_wait_while_the_disk_is_full_and_go_on_by_themselves(files: str, tmp_path: Path) -> None:
+    """What was acknowledged before is handled once there is room again, once and in order; what was refused never is."""
+    journal = Journal(tmp_path, "producer")
+    async with orders(tmp_path, "two") as app, books(tmp_path, files) as service:
+
+        async def publish(*keys: str, refused: bool = False) -> None:
+            events = [Made(key, journal.value()) for key in keys]
+            for made in events:
+                journal.sending(made.key, made.value)
+            if refused:
+                with pytest.raises(PublishError, match="disk is full") as caught:
+                    await app.publish_many(events)
+                assert {type(result) for result in caught.value.results} == {StoreFullError}
+            else:
+                await app.publish_many(events)
+            for made in events:
+                (journal.failed if refused else journal.acknowledged)(made.key, made.value)
+
+        await publish(*KEYS * 20)
+        with full_disk(0) as disk:
+            working = asyncio.create_task(run_until(service, lambda: is_idle(service)))
+            while not service.troubles():
+                await service.clock.sleep(0.01)
+            await publish(*KEYS, refused=True)
+            seen_while_full = await service.read("select count(*) from effect")
+            disk.room = 1 << 30
+            await publish(*KEYS)
+            await working
+        await describe(service, tmp_path)
+
+    assert seen_while_full == [(0,)]
+    assert check_work(tmp_path) == []

@@ -1,12 +1,12 @@
-"""Duplicates that come while the original is still in a handler's hands."""
+"""Duplicates that come while the original is still in a handler's hands, or after it, and what only looks like one."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from millstream import App, Transaction, event
-from millstream.core.broker import Delivery
+from millstream import App, Context, Retry, Transaction, event
+from millstream.core.broker import Delivery, Message
 from millstream.core.observe import Outcomes
 
 
@@ -68,3 +68,45 @@ async def test_a_second_duplicate_of_what_is_still_in_flight_has_no_effect(tmp_p
 
         assert sorted(kinds.seen) == ["duplicate", "duplicate", "handled"]
         assert await app.read("select count(*) from sent") == [(1,)]
+
+
+async def test_a_bare_message_that_comes_again_is_known_by_the_id_in_its_body(tmp_path: Path) -> None:
+    """Also when the first was committed long ago, after a restart, and in another partition, where one without a key may land."""
+    kinds, calls = Kinds(), list[str]()
+    app = App("mailer", broker=f"sqlite:///{tmp_path}/b.db", observers=[kinds])
+
+    @app.subscriber(MailWanted, wire="json", id="order_id")
+    async def confirm(wanted: MailWanted, _context: Context) -> None:
+        calls.append(wanted.order_id)
+
+    for run in (0, 1):
+        stop = asyncio.Event()
+        async with app, asyncio.TaskGroup() as tasks:
+            tasks.create_task(app.run(stop))
+            for settled in (1, 2):
+                await app.broker.publish_raw([Message(topic="mail.wanted", body=b'{"order_id": "o-1"}')])
+                await kinds.until(2 * run + settled)
+            stop.set()
+
+    assert kinds.seen == ["handled", "duplicate", "duplicate", "duplicate"]
+    assert calls == ["o-1"]
+
+
+async def test_bare_messages_without_an_id_are_never_taken_for_each_other(tmp_path: Path) -> None:
+    """Each of them becomes a dead letter of its own, whether its handler failed or could not be called."""
+    kinds, stop = Kinds(), asyncio.Event()
+    app = App("mailer", broker=f"sqlite:///{tmp_path}/b.db", observers=[kinds])
+
+    @app.subscriber(MailWanted, wire="json", id="mail_id", ordered=False, retry=Retry(attempts=1))
+    async def confirm(_wanted: MailWanted) -> None:
+        raise ValueError("broken")
+
+    async with app, asyncio.TaskGroup() as tasks:
+        tasks.create_task(app.run(stop))
+        for id_ in (b'""', b'""', b"null", b"null"):
+            body = b'{"order_id": "o-1", "mail_id": %s}' % id_
+            await app.broker.publish_raw([Message(topic="mail.wanted", body=body, key=b"all in one partition")])
+        await kinds.until(4)
+        stop.set()
+
+        assert len(await app.store.parked(dead=True)) == 4

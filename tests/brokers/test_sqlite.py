@@ -111,7 +111,7 @@ async def test_bare_messages_lie_between_events_in_the_order_of_publishing(path:
 
         assert [first.envelope, second.envelope, third.envelope] == [envelope(0), None, envelope(2)]
         assert second.message == Message(
-            topic="made", body=b"\xff", key=b"k", headers=(("h", b"\xfe"),), time=5, source=f"millstream:{broker.log.id}/made/0", id="1"
+            topic="made", body=b"\xff", key=b"k", headers=(("h", b"\xfe"),), time=5, source=f"millstream:{broker.log.id}/made", id="0-1"
         )
 
 

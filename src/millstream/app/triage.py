@@ -1,10 +1,10 @@
 """Triage: what a delivery is, before anybody handles it."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from millstream.app.judge import Judge
 from millstream.app.work import Owned, Work
@@ -29,10 +29,7 @@ class Triage:
     def again(self, parked: Parked, owned: Owned) -> Work:
         """A parked delivery, for its next attempt; one that nobody understands is judged already."""
         delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
-        envelope = parked.envelope
-        if envelope is None and parked.message is not None:
-            with contextlib.suppress(MillstreamError):
-                envelope = self._understand(parked.message)
+        envelope = parked.envelope or self.read(delivery).envelope
         handler = self._handlers.get(envelope.type) if envelope else None
         work = Work(delivery, envelope, owned, handler, parked.sequence)
         work.parked = parked
@@ -42,6 +39,15 @@ class Triage:
         elif handler.options.where is not None:
             self._filter(work, handler.options.where)
         return work
+
+    def read(self, delivery: Delivery) -> Delivery:
+        """The same with its envelope, where it came without one and its bytes can be understood."""
+        if delivery.message is None:
+            return delivery
+        try:
+            return structs.replace(delivery, envelope=self._understand(delivery, delivery.message))
+        except MillstreamError:
+            return delivery
 
     def work_of(self, delivery: Delivery, owned: Owned, known: set[Mark]) -> Work:
         envelope = delivery.envelope
@@ -94,14 +100,14 @@ class Triage:
         """Understand bytes that came without an envelope, or park them as they are."""
         message = delivery.message or Message(topic=delivery.partition.topic, body=b"")
         try:
-            envelope = self._understand(message)
+            envelope = self._understand(delivery, message)
         except MillstreamError as error:
             work = Work(delivery, None, owned, None, f"\x00{delivery.position}")
             self._judge.bury(work, str(error), type(error).__name__)
             return work
         return self.work_of(Delivery(delivery.partition, delivery.position, envelope, message), owned, set())
 
-    def _understand(self, message: Message) -> Envelope:
+    def _understand(self, delivery: Delivery, message: Message) -> Envelope:
         handler = self._bare.get(message.topic)
         if handler is None:
             content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
@@ -112,7 +118,9 @@ class Triage:
         if field is not None:
             try:
                 value = msgspec.json.decode(message.body, type=dict[str, msgspec.Raw])[field]
-                id_ = str(msgspec.json.decode(value))
+                named = msgspec.json.decode(value)
+                # One that says nothing would make all that say nothing repetitions of each other.
+                id_ = id_ if named in (None, "") else str(named)
             except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError) as error:
                 raise EnvelopeError(f"the body has no field {field!r} to take the event's id from (id={field!r}): {error}") from error
         if not id_ and handler.delivery == "effectively_once":
@@ -122,4 +130,6 @@ class Triage:
             )
         key = None if message.key is None else message.key.decode("utf-8", "backslashreplace")
         source = message.source or f"/{self._broker}/{message.topic}"
-        return from_plain(message.body, contract=handler.contracts[0], id=id_ or "none", source=source, key=key, time=message.time)
+        # Nobody named it: where it lies tells it at least from the others.
+        id_ = id_ or f"{delivery.partition.number}/{delivery.position}"
+        return from_plain(message.body, contract=handler.contracts[0], id=id_, source=source, key=key, time=message.time)

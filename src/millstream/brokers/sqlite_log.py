@@ -287,14 +287,21 @@ class SqliteLog:
         return deliveries
 
     def _messages(self, partition: Partition, offsets: range, events: bytes) -> list[Delivery]:
-        source = f"millstream:{self.id}/{partition.topic}/{partition.number}"
+        # Without the partition: one whose body names it is the same wherever it lies.
+        source = f"millstream:{self.id}/{partition.topic}"
         return [
             Delivery(
                 partition,
                 offset,
                 None,
                 Message(
-                    topic=partition.topic, body=raw.body, key=raw.key, headers=raw.headers, time=raw.time, source=source, id=str(offset)
+                    topic=partition.topic,
+                    body=raw.body,
+                    key=raw.key,
+                    headers=raw.headers,
+                    time=raw.time,
+                    source=source,
+                    id=f"{partition.number}-{offset}",
                 ),
             )
             for offset, raw in zip(offsets, _decode_raw(events), strict=True)

@@ -29,6 +29,7 @@ def console(
     read_only: Annotated[bool, flag("Look, and change nothing.")] = False,
     data: Annotated[Path | None, Parameter(help="The file of its read model; it can be deleted at any time.")] = None,
     name: Annotated[str, Parameter(help="What the system is called in its title.")] = "",
+    lab: Annotated[Path | None, Parameter(help="The socket of a demo that takes faults.", show=False)] = None,
     open: Annotated[bool, flag("Show it in the browser.")] = False,
     broker: Annotated[str | None, Parameter(group=WHERE, help="URL of the broker, such as sqlite:///shop.db.")] = None,
     output: Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"], help="Text for people, or JSON.")] = "text",
@@ -56,6 +57,7 @@ def console(
         read_only=read_only,
         name=name or masked(settings.broker),
         control_key=settings.control_key,
+        lab=lab,
     )
     if output == "json":
         print(json.dumps({"schema": "millstream.v1.console", "console": running.url, "port": running.port, "pid": os.getpid()}), flush=True)

@@ -16,6 +16,7 @@ from millstream.app.control import sign
 from millstream.console.access import Access, Role, allows, refuse
 from millstream.console.answers import Answers, body
 from millstream.console.filter import parse
+from millstream.console.lab import LabClient
 from millstream.console.live import Live
 from millstream.console.read_model import ReadModel
 from millstream.contracts.envelope import Envelope
@@ -72,7 +73,16 @@ class Api:
     """All routes below /api."""
 
     def __init__(
-        self, answers: Answers, model: ReadModel, broker: Broker, access: Access, live: Live, *, name: str, key: str | None
+        self,
+        answers: Answers,
+        model: ReadModel,
+        broker: Broker,
+        access: Access,
+        live: Live,
+        *,
+        name: str,
+        key: str | None,
+        lab: LabClient | None = None,
     ) -> None:
         self._answers = answers
         self._model = model
@@ -81,6 +91,7 @@ class Api:
         self._live = live
         self._name = name
         self._key = key
+        self._lab = lab
         self._waiting: dict[str, dict[str, Any]] = {}
         """Operations that nobody has answered yet."""
 
@@ -109,6 +120,8 @@ class Api:
         routes.append(Route("/api/live", self._guarded("viewer", self._live_stream)))
         routes.append(Route("/api/operations", self._guarded("operator", self._operate, changes=True), methods=["POST"]))
         routes.append(Route("/api/publish", self._guarded("operator", self._publish, changes=True), methods=["POST"]))
+        routes.append(Route("/api/lab", self._guarded("viewer", self._lab_state)))
+        routes.append(Route("/api/lab/{action}", self._guarded("admin", self._lab_act, changes=True), methods=["POST"]))
         return routes
 
     def _guarded(
@@ -125,7 +138,7 @@ class Api:
                 result = await handler(request)
             except NotFoundError as error:
                 return refuse(404, str(error))
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (msgspec.MsgspecError, ValueError, TypeError) as error:
                 return refuse(422, str(error))
             except MillstreamError as error:
                 return refuse(503, str(error))
@@ -134,7 +147,13 @@ class Api:
         return handle
 
     async def _me(self, request: Request) -> dict[str, Any]:
-        return {"role": self._access.role(request), "read_only": self._access.read_only, "name": self._name, "now": time.time()}
+        return {
+            "role": self._access.role(request),
+            "read_only": self._access.read_only,
+            "name": self._name,
+            "now": time.time(),
+            "lab": self._lab is not None,
+        }
 
     async def _map(self, request: Request) -> dict[str, Any]:
         query = request.query_params
@@ -261,6 +280,23 @@ class Api:
                 raise error
         self._live.published(envelopes)
         return answer({"ids": [envelope.id for envelope in envelopes]}, 201)
+
+    # The lab
+
+    def _demo(self) -> LabClient:
+        if self._lab is None:
+            raise NotFoundError("there is a lab only in demos: millstream demo shop")
+        return self._lab
+
+    async def _lab_state(self, _request: Request) -> Any:
+        return await self._demo().ask("state")
+
+    async def _lab_act(self, request: Request) -> Any:
+        details: Any = json.loads(await request.body() or b"{}")
+        if not isinstance(details, dict):
+            raise TypeError("a lab action takes an object")
+        named = {str(name): value for name, value in cast("dict[object, Any]", details).items()}
+        return await self._demo().ask(request.path_params["action"], **named)
 
     # Live
 

@@ -23,6 +23,7 @@ from millstream.app.connect import connect_broker, connect_store
 from millstream.console.access import Access, Guard, Role, refuse
 from millstream.console.answers import Answers
 from millstream.console.api import Api
+from millstream.console.lab import LabClient
 from millstream.console.live import Live
 from millstream.console.model_file import discard_other_versions, path_of_model
 from millstream.console.projection import add_projection
@@ -60,6 +61,7 @@ class Console:
         read_only: bool = False,
         name: str = "",
         control_key: str | None = None,
+        lab: Path | None = None,
     ) -> None:
         if host not in LOOPBACK and not tokens:
             raise ConfigurationError(
@@ -74,6 +76,7 @@ class Console:
         self._access = Access(tokens or {self._once or "": "admin"}, hosts=hosts, read_only=read_only, reusable=bool(tokens))
         self._name = name
         self._key = control_key
+        self._lab = None if lab is None else LabClient(lab)
         self._live: Live | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._app = App("millstream-console", broker=broker, store=store, schema=SCHEMA, topics=[TOPIC])
@@ -122,7 +125,7 @@ class Console:
             live = self._live = Live()
             model = ReadModel(reader)
             answers = Answers(model, watch, app.broker)
-            api = Api(answers, model, app.broker, self._access, live, name=self._name, key=self._key)
+            api = Api(answers, model, app.broker, self._access, live, name=self._name, key=self._key, lab=self._lab)
             server = _Server(uvicorn.Config(self._site(api), log_level="warning", access_log=False, lifespan="off"))
             try:
                 async with asyncio.TaskGroup() as tasks:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from millstream.demos.shop.options import Settings
@@ -14,6 +15,11 @@ PORT = 7788
 #: How long its address is waited for, in seconds; without it the shop opens all the same.
 PATIENCE = 10.0
 PATIENCE_AT_STOP = 3.0
+
+
+def lab_socket(settings: Settings) -> Path:
+    """Where the console asks for faults and for the proof."""
+    return settings.folder / "run" / "lab.sock"
 
 
 class ConsoleProcess:
@@ -38,6 +44,7 @@ class ConsoleProcess:
                 [
                     *(sys.executable, "-m", "millstream", "console", "--broker", self._settings.broker_url),
                     *("--port", str(PORT), "--any-port", "--name", "Mill shop", "--output", "json", "--while-fed"),
+                    *("--lab", str(lab_socket(self._settings))),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -8,16 +8,18 @@ import signal
 import sys
 import time
 import webbrowser
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from millstream.demos.shop.auditor import gather
-from millstream.demos.shop.console import ConsoleProcess
+from millstream.demos.shop.console import ConsoleProcess, lab_socket
 from millstream.demos.shop.crash import PROBABILITIES, calm
 from millstream.demos.shop.drain import drain
 from millstream.demos.shop.faults import Injector, inject_at_random, kill_at_random, waited
 from millstream.demos.shop.folder import Folder
 from millstream.demos.shop.journal import answers
+from millstream.demos.shop.lab import Action, Lab
 from millstream.demos.shop.options import DemoOptions, Settings
 from millstream.demos.shop.processes import Processes, environment, listen
 from millstream.demos.shop.report import Run, as_text, proof
@@ -134,10 +136,53 @@ class _Shop:
             if self._console is not None:
                 await self._console.until_ready()
             self._say_ready(time.monotonic() - started)
-            async with Injector(self._settings, random.Random(f"{self._options.seed}/injector")) as injector:
+            async with (
+                Injector(self._settings, random.Random(f"{self._options.seed}/injector")) as injector,
+                Lab(lab_socket(self._settings), self._lab_actions(injector, started)),
+            ):
                 return await self._business(injector)
         finally:
             watch.cancel()
+
+    def _lab_actions(self, injector: Injector, started: float) -> dict[str, Action]:
+        """What the keys do, for the console."""
+
+        async def state(_asked: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                "rate": self._customers.rate,
+                "services": [{"name": name, "pid": pid} for name, pid in self._processes.pids.items()],
+                "figures": asdict(await asyncio.to_thread(figures, self._folder.path)),
+                "kills": self._processes.deaths.kills,
+                "duplicates": injector.duplicates,
+                "poison": injector.poison,
+                "mode": self._options.mode,
+            }
+
+        async def order(_asked: Mapping[str, Any]) -> dict[str, Any]:
+            order_id = await self._customers.order()
+            return {"order_id": order_id, "url": f"http://127.0.0.1:{self._settings.shop_port}/orders/{order_id}"}
+
+        async def duplicate(_asked: Mapping[str, Any]) -> dict[str, Any]:
+            return {"events": await injector.duplicate(SOME_DUPLICATES)}
+
+        async def poison(_asked: Mapping[str, Any]) -> dict[str, Any]:
+            return {"id": await injector.publish_poison()}
+
+        async def kill(asked: Mapping[str, Any]) -> dict[str, Any]:
+            return {"pid": self._processes.kill(str(asked.get("name")))}
+
+        async def rate(asked: Mapping[str, Any]) -> dict[str, Any]:
+            self._customers.rate = min(200.0, max(0.5, float(asked["rate"])))
+            return {"rate": self._customers.rate}
+
+        async def proof(_asked: Mapping[str, Any]) -> dict[str, Any]:
+            self._customers.resting = True
+            try:
+                return await self._prove(injector, time.monotonic() - started)
+            finally:
+                self._customers.resting = False
+
+        return {"state": state, "order": order, "duplicate": duplicate, "poison": poison, "kill": kill, "rate": rate, "prove": proof}
 
     async def _business(self, injector: Injector) -> int:
         started = time.monotonic()

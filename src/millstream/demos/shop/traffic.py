@@ -26,6 +26,8 @@ class Customers:
         self._journal = journal
         self._random = chance
         self._under_way: set[asyncio.Task[str | None]] = set()
+        self.resting = False
+        """Whether nobody comes for the moment."""
         self.unanswered = 0
 
     async def come(self, until: asyncio.Event) -> None:
@@ -33,7 +35,7 @@ class Customers:
         following = time.monotonic()
         while self.rate and not until.is_set():
             following = max(following + 1 / self.rate, time.monotonic() - 1)
-            if len(self._under_way) < MOST_AT_ONCE:
+            if not self.resting and len(self._under_way) < MOST_AT_ONCE:
                 self.order()
             await asyncio.sleep(max(0.0, following - time.monotonic()))
 

@@ -14,7 +14,7 @@ from millstream.contracts.errors import BrokerError, DecodeError, MillstreamErro
 from millstream.core.broker import Broker, Listener, Partition
 from millstream.core.clock import Clock
 from millstream.core.facts import Operation, decode_operation, encode_operation
-from millstream.core.store import Parked, Store
+from millstream.core.store import Page, Parked, Store
 
 log = logging.getLogger("millstream.control")
 
@@ -86,16 +86,22 @@ class Control:
         except DecodeError as error:
             log.warning("%s", error)
             return
-        if operation.group not in self._groups:
+        everybody = operation.kind == "tell" and not operation.group
+        if operation.group not in self._groups and not everybody:
             return
         try:
             if not await self._store.lead(f"operation {operation.id}", self._reporter.process, REMEMBERED):
+                return
+            if everybody:
+                await self._reporter.retell()
                 return
             detail = await self.carry_out(operation)
         except MillstreamError as error:
             self._reporter.tell(operation, "failed", str(error))
             return
         self._reporter.tell(operation, "done", detail)
+        if operation.kind in ("pause", "resume"):
+            await self._reporter.beat()
 
     async def carry_out(self, operation: Operation) -> str:
         """Do it, or leave it to the owner of the partition; says what was done."""
@@ -114,6 +120,11 @@ class Control:
                 ids = [parked.id for parked in await self._named(operation)]
                 count = await self._store.request(operation.kind, ids, f"{operation.reason} ({operation.by})")
                 return f"{count} of {len(operation.events)}"
+            case "restore":
+                return await self._restore(operation)
+            case "tell":
+                await self._reporter.retell()
+                return "told"
             case "repair":
                 ids = [parked.id for parked in await self._named(operation)]
                 count = await self._store.request("repair", ids, f"{operation.reason} ({operation.by})", data=operation.data)
@@ -123,6 +134,35 @@ class Control:
         """The parked deliveries that it names, by source and id of their events."""
         wanted, found, after = set(operation.events), list[Parked](), 0
         while page := await self._store.parked(operation.group, after=after, most=PAGE):
-            found += [parked for parked in page if parked.envelope is not None and (parked.envelope.source, parked.envelope.id) in wanted]
+            found += [parked for parked in page if parked.identity in wanted]
             after = page[-1].id
         return found
+
+    async def _restore(self, operation: Operation) -> str:
+        """Park discarded deliveries again, dead as they were, with the events as the broker's history has them."""
+        if not self._broker.features.replayable:
+            raise BrokerError(f"{self._broker.name} keeps no history, so the events of discarded dead letters are gone: publish them anew")
+        pages: list[Parked] = []
+        for identity, (topic, number, position) in zip(operation.events, operation.positions, strict=False):
+            read = await self._broker.read(Partition(topic, number), position, 1)
+            envelope = read[0].envelope if read and read[0].position == position else None
+            if envelope is None or (envelope.source, envelope.id) != identity:
+                continue
+            sequence = envelope.key if envelope.key is not None else f"\x00{position}"
+            pages.append(
+                Parked(
+                    group=operation.group,
+                    partition=Partition(topic, number),
+                    position=position,
+                    sequence=sequence,
+                    envelope=envelope,
+                    state="dead",
+                    first_failure=operation.at,
+                    last_failure=operation.at,
+                    reason=f"restored: {operation.reason} ({operation.by})",
+                )
+            )
+        await self._store.commit(Page(group=operation.group, park=pages))
+        if pages:
+            await self._reporter.retell()
+        return f"{len(pages)} of {len(operation.events)}"

@@ -2,12 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from millstream.app.work import Work
-from millstream.contracts.envelope import Envelope
 from millstream.core.broker import Delivery
 from millstream.core.observe import Kind, Observer, Outcome, Outcomes
+from millstream.core.sampling import is_chosen, last_characters
 
 log = logging.getLogger("millstream.worker")
 
@@ -44,12 +44,14 @@ class WorkOutcomes:
     `offset` turns the worker's monotonic times into seconds since 1970.
     """
 
-    __slots__ = ("_offset", "_works", "group")
+    __slots__ = ("_offset", "_plain", "_works", "group")
 
     def __init__(self, group: str, works: Sequence[Work], offset: float) -> None:
         self.group = group
         self._works = works
         self._offset = offset
+        self._plain: bool | None = None
+        """Whether all of them were handled, once somebody has asked."""
 
     def __len__(self) -> int:
         return len(self._works)
@@ -59,11 +61,25 @@ class WorkOutcomes:
 
     def counts(self) -> Mapping[tuple[str, Kind], int]:
         """How many there are of each handler and kind."""
+        if self._all_handled() and len({id(work.handler) for work in self._works}) == 1 and (handler := self._works[0].handler) is not None:
+            return {(handler.name, "handled"): len(self._works)}
         return Counter((work.handler.name if work.handler is not None else "", work.kind or "skipped") for work in self._works)
 
-    def pick(self, wanted: Callable[[Kind, Envelope | None], bool]) -> Iterator[Outcome]:
-        """Only those wanted."""
-        return (self._outcome(work) for work in self._works if wanted(work.kind or "skipped", work.envelope))
+    def pick(self, one_in: int) -> Sequence[Outcome]:
+        """All that failed, waits or has waited, and of the handled ones one correlation in so many."""
+        works = self._works
+        if one_in == 1:
+            return [self._outcome(work) for work in works if work.kind is not None and work.kind != "skipped"]
+        ends = last_characters(one_in)
+        if self._all_handled():
+            # Nearly always; and then nothing but this look is taken at the many.
+            works = [w for w in works if ((e := w.envelope) and (e.correlation or e.id)[-1:] in ends) or w.parked]
+        return [self._outcome(work) for work in works if _is_wanted(work, one_in)]
+
+    def _all_handled(self) -> bool:
+        if self._plain is None:
+            self._plain = [work.kind for work in self._works].count("handled") == len(self._works)
+        return self._plain
 
     def _outcome(self, work: Work) -> Outcome:
         envelope, started = work.envelope, work.started
@@ -80,4 +96,13 @@ class WorkOutcomes:
             tuple(work.published),
             work.error,
             work.park,
+            work.parked,
         )
+
+
+def _is_wanted(work: Work, one_in: int) -> bool:
+    if work.kind in (None, "skipped"):
+        return False
+    if work.kind not in ("handled", "duplicate") or work.parked is not None or work.envelope is None:
+        return True
+    return is_chosen(work.envelope.correlation or work.envelope.id, one_in)

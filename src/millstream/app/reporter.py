@@ -6,28 +6,31 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from zlib import crc32
 
-import msgspec
-
+from millstream.app.facts_of import (
+    LARGEST,
+    contract_fact,
+    delivery_fact,
+    handler_fact,
+    in_parts,
+    parked_fact,
+    published_fact,
+    size_of,
+)
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import MillstreamError, TooLargeError
+from millstream.contracts.errors import EnvelopeError, MillstreamError, TooLargeError
 from millstream.contracts.ids import new_id
-from millstream.contracts.message import Contract
 from millstream.core.broker import Broker, Delivery
 from millstream.core.clock import Clock
 from millstream.core.facts import (
-    DATA_LIMIT,
     FACT_TYPE,
     FACTS_TOPIC,
     TOPIC,
-    ContractFact,
     Deliveries,
     DeliveryFact,
     Fact,
-    HandlerFact,
     Heartbeat,
     Manifest,
     Operation,
@@ -35,11 +38,13 @@ from millstream.core.facts import (
     ParkedFact,
     Publications,
     PublishedFact,
+    Waiting,
     encode_fact,
     is_internal,
 )
 from millstream.core.handler import Handler
-from millstream.core.observe import Kind, Outcome, Outcomes
+from millstream.core.observe import Kind, Outcomes
+from millstream.core.sampling import is_chosen
 from millstream.core.store import Parked, Store
 
 log = logging.getLogger("millstream.facts")
@@ -49,18 +54,22 @@ FLUSH = 0.1
 #: A process says that it is alive so often, and what it is, in seconds.
 HEARTBEAT = 1.5
 MANIFEST = 30.0
+#: What is parked is told anew so often, by one process of a service; and after facts were lost, but not more often than the second.
+RETELL = (6 * 3600.0, 10.0)
 #: Deliveries told one by one in a second; beyond, only those of some correlations are.
 BUDGET = 1000
-#: Facts that the broker could not take are kept up to so many messages; they must not fill the memory.
+#: Facts that the broker could not take are kept up to so many messages, and deliveries up to so many of a group.
 MOST_PENDING = 100
-#: Of these every single one is told, however many there are.
-ALWAYS: frozenset[Kind] = frozenset(("retry", "parked", "discarded"))
+MOST_BUFFERED = 5000
+#: Parked deliveries told anew of each group, and read at once.
+MOST_RETOLD = 2000
+PAGE = 200
 
 
 class Reporter:
     """An `Observer` that publishes facts, and says that its process is alive.
 
-    It costs the worker a count per delivery, and more only for the deliveries that are
+    It costs the worker a look per delivery, and more only for the deliveries that are
     told one by one. What cannot be published is dropped after a while, with a warning:
     facts never hold up the work they tell of.
     """
@@ -78,16 +87,24 @@ class Reporter:
         self.app = app
         self.process = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self._handlers = handlers
+        # Facts of facts would never end.
+        self._internal = {(h.options.group, h.name) for h in handlers if all(map(is_internal, h.topics))}
+        self._told_groups = {h.options.group for h in handlers if (h.options.group, h.name) not in self._internal}
         self._broker = broker
         self._store = store
         self._clock = clock
         self._troubles = troubles
         self._started = clock.micros()
+        self._declared = False
         self._groups: dict[str, _Buffer] = {}
         self._published = _Sample(clock)
         self._events: list[PublishedFact] = []
         self._count = 0
         self._pending: list[Envelope] = []
+        self._publishing = asyncio.Lock()
+        self._retold = float("-inf")
+        self._forgotten = False
+        """Whether something was dropped that may have told of a dead letter."""
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -96,27 +113,34 @@ class Reporter:
     def started(self, group: str, deliveries: Sequence[Delivery]) -> None: ...
 
     def settled(self, outcomes: Outcomes) -> None:
-        counts = outcomes.counts()
         group = outcomes.group
+        if group not in self._told_groups:
+            return
         buffer = self._groups.get(group)
         if buffer is None:
             buffer = self._groups[group] = _Buffer(self._clock)
-        buffer.counts.update(counts)
-        wanted = buffer.sample.wants(len(outcomes))
+        for key, count in outcomes.counts().items():
+            if (group, key[0]) not in self._internal:
+                buffer.counts[key] += count
         now = self._clock.micros()
-        for outcome in outcomes.pick(wanted):
+        for outcome in outcomes.pick(buffer.sample.one_in_for(len(outcomes))):
             if is_internal(outcome.partition.topic):
                 continue
-            buffer.deliveries.append(_delivery(outcome, now))
+            if len(buffer.deliveries) >= MOST_BUFFERED:
+                self._forgotten = True
+                break
+            buffer.deliveries.append(delivery_fact(outcome, now))
             if outcome.parked is not None:
-                buffer.parked.append(_parked(outcome.parked, outcome.handler))
+                buffer.parked.append(parked_fact(outcome.parked, outcome.handler))
         self._wake.set()
 
     def published(self, envelopes: Sequence[Envelope]) -> None:
         """Note what was published outside of handlers."""
-        wanted = self._published.wants(len(envelopes))
-        self._count += len(envelopes)
-        self._events += [_published(envelope) for envelope in envelopes if not is_internal(envelope.topic) and wanted("handled", envelope)]
+        told = [envelope for envelope in envelopes if not is_internal(envelope.topic)]
+        self._count += len(told)
+        one_in = self._published.one_in_for(len(told))
+        room = MOST_BUFFERED - len(self._events)
+        self._events += [published_fact(e) for e in told if one_in == 1 or is_chosen(e.correlation or e.id, one_in)][:room]
         self._wake.set()
 
     def tell(self, operation: Operation, status: Any, detail: str = "") -> None:
@@ -124,11 +148,15 @@ class Reporter:
         self._add(OperationFact(self.app, self.process, self._clock.micros(), operation, status, detail))
         self._wake.set()
 
+    async def beat(self) -> None:
+        """Say at once that the process is alive, and how it is: something about it has changed."""
+        self._add(await self._heartbeat())
+        self._wake.set()
+
     # Publishing
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until `stop` is set, and then what is left and a last word."""
-        await self._safely(self._declare)
         beating = asyncio.ensure_future(self._beat())
         try:
             while not stop.is_set():
@@ -147,17 +175,19 @@ class Reporter:
         self._add(await self._heartbeat())
         await self._safely(self._flush)
 
-    async def _declare(self) -> None:
-        await self._broker.declare([TOPIC], [])
-
-    async def _safely(self, act: Callable[[], Any]) -> None:
+    async def _safely(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Whatever goes wrong, the work that facts tell of goes on."""
         try:
             await act()
         except MillstreamError as error:
             log.warning("facts wait: %s", error)
-            if len(self._pending) > MOST_PENDING:
-                log.warning("%d messages of facts are dropped", len(self._pending) - MOST_PENDING)
-                del self._pending[:-MOST_PENDING]
+        except Exception:
+            log.exception("facts are lost")
+            self._forgotten = True
+        if len(self._pending) > MOST_PENDING:
+            log.warning("%d messages of facts are dropped", len(self._pending) - MOST_PENDING)
+            del self._pending[:-MOST_PENDING]
+            self._forgotten = True
 
     async def _beat(self) -> None:
         told = float("-inf")
@@ -166,8 +196,9 @@ class Reporter:
             if now - told >= MANIFEST:
                 told = now
                 self._add(self._manifest())
-            self._add(await self._heartbeat())
-            self._wake.set()
+            await self.beat()
+            if now - self._retold >= RETELL[1 if self._forgotten else 0]:
+                await self._safely(self._retell_in_turn)
             await self._clock.sleep(HEARTBEAT)
 
     async def _heartbeat(self) -> Heartbeat:
@@ -201,44 +232,60 @@ class Reporter:
             version=version("millstream"),
             broker=self._broker.name,
             store=self._store.id,
-            handlers=tuple(map(_handler, self._handlers)),
-            contracts=tuple(map(_contract, contracts.values())),
+            handlers=tuple(map(handler_fact, self._handlers)),
+            contracts=tuple(map(contract_fact, contracts.values())),
         )
 
     async def _flush(self) -> None:
         self._wake.clear()
         for group, buffer in self._groups.items():
             if buffer.counts:
-                self._add(
-                    Deliveries(
-                        self.app,
-                        self.process,
-                        self._clock.micros(),
-                        group,
-                        tuple((handler, kind, count) for (handler, kind), count in buffer.counts.items()),
-                        buffer.sample.one_in,
-                        tuple(buffer.deliveries),
-                        tuple(buffer.parked),
-                    )
-                )
+                self._tell_deliveries(group, buffer)
                 buffer.clear()
         if self._count:
             events, self._events, count, self._count = self._events, [], self._count, 0
             self._add(Publications(self.app, self.process, self._clock.micros(), count, self._published.one_in, tuple(events)))
-        if pending := tuple(self._pending):
-            results = await self._broker.publish(pending)
-            waits: MillstreamError | None = None
-            again: list[Envelope] = []
-            for envelope, error in zip(pending, results, strict=True):
-                if isinstance(error, TooLargeError):
-                    log.warning("a message of facts is dropped: %s", error)
-                elif error is not None:
-                    waits = error
-                    again.append(envelope)
-            # What was added meanwhile stays behind them.
-            self._pending[: len(pending)] = again
-            if waits is not None:
-                raise waits
+        await self._publish()
+
+    async def _publish(self) -> None:
+        async with self._publishing:
+            # What is added meanwhile comes after it.
+            pending, self._pending = self._pending, []
+            failed: list[Envelope] = pending
+            try:
+                if pending and not self._declared:
+                    await self._broker.declare([TOPIC], [])
+                    self._declared = True
+                results = await self._broker.publish(pending) if pending else ()
+                failed = []
+                for envelope, error in zip(pending, results, strict=True):
+                    if isinstance(error, (TooLargeError, EnvelopeError)):
+                        log.warning("a message of facts is dropped: %s", error)
+                    elif error is not None:
+                        failed.append(envelope)
+            finally:
+                self._pending = [*failed, *self._pending]
+
+    def _tell_deliveries(self, group: str, buffer: "_Buffer") -> None:
+        """In as many messages as it takes; what was not told one by one is counted in the first."""
+        first = Counter(buffer.counts)
+        parts = list(in_parts(buffer.deliveries, buffer.parked))
+        for deliveries, _ in parts[1:]:
+            first.subtract(_counted(deliveries))
+        for number, (deliveries, parked) in enumerate(parts):
+            counts = _counted(deliveries) if number else first
+            self._add(
+                Deliveries(
+                    self.app,
+                    self.process,
+                    self._clock.micros(),
+                    group,
+                    tuple((handler, kind, count) for (handler, kind), count in counts.items() if count > 0),
+                    buffer.sample.one_in,
+                    tuple(deliveries),
+                    tuple(parked),
+                )
+            )
 
     def _add(self, fact: Fact) -> None:
         micros = self._clock.micros()
@@ -254,9 +301,46 @@ class Reporter:
             )
         )
 
+    # What is parked
+
+    async def _retell_in_turn(self) -> None:
+        forgotten, self._forgotten = self._forgotten, False
+        self._retold = self._clock.monotonic()
+        if await self._store.lead("facts of what is parked", self.process, RETELL[0]) or forgotten:
+            await self.retell()
+
+    async def retell(self) -> None:
+        """Tell anew of all that is parked in the store, as of now."""
+        for group in sorted(self._told_groups):
+            handlers = {contract.name: h.name for h in self._handlers if h.options.group == group for contract in h.contracts}
+            await self._retell_group(group, handlers)
+        self._wake.set()
+
+    async def _retell_group(self, group: str, handlers: dict[str, str]) -> None:
+        taken, after, count, size = self._clock.micros(), 0, 0, 0
+        some: list[ParkedFact] = []
+        page: Sequence[Parked] = ()
+        while count < MOST_RETOLD and (page := await self._store.parked(group, after=after, most=PAGE)):
+            after, count = page[-1].id, count + len(page)
+            for parked in page:
+                fact = parked_fact(parked, handlers.get(parked.envelope.type, "") if parked.envelope else "")
+                if size and size + size_of(fact) > LARGEST:
+                    self._add(Waiting(self.app, self.process, self._clock.micros(), group, taken, tuple(some), last=False))
+                    some, size = [], 0
+                    if len(self._pending) > MOST_PENDING // 2:
+                        await self._publish()
+                some.append(fact)
+                size += size_of(fact)
+        # There may be more than are told; then nothing follows from what is not among them.
+        self._add(Waiting(self.app, self.process, self._clock.micros(), group, taken, tuple(some), last=not page))
+
+
+def _counted(deliveries: Sequence[DeliveryFact]) -> Counter[tuple[str, Kind]]:
+    return Counter([(delivery.handler, delivery.kind) for delivery in deliveries])
+
 
 class _Sample:
-    """Chooses correlations, so that what is told of one is told whole."""
+    """Of how many correlations one is told, so that no more are told in a second than the budget."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -264,24 +348,15 @@ class _Sample:
         self._seen = 0
         self.one_in = 1
 
-    def wants(self, count: int) -> Callable[[Kind, Envelope | None], bool]:
-        """What to tell of the next so many."""
+    def one_in_for(self, count: int) -> int:
+        """Of how many of the next so many one is told."""
         now = self._clock.monotonic()
         self._seen += count
         if now - self._since >= 1.0 or self._seen >= BUDGET * self.one_in * 2:
             rate = self._seen / max(now - self._since, 0.01)
             self.one_in = 1 if rate <= BUDGET else 1 << (int(rate / BUDGET)).bit_length()
             self._since, self._seen = now, 0
-        if self.one_in == 1:
-            return lambda _kind, _envelope: True
-        rest = self.one_in - 1
-
-        def wanted(kind: Kind, envelope: Envelope | None) -> bool:
-            if kind in ALWAYS or envelope is None:
-                return True
-            return not crc32((envelope.correlation or envelope.id).encode("utf-8", "surrogatepass")) & rest
-
-        return wanted
+        return self.one_in
 
 
 class _Buffer:
@@ -296,61 +371,3 @@ class _Buffer:
         self.counts: Counter[tuple[str, Kind]] = Counter()
         self.deliveries: list[DeliveryFact] = []
         self.parked: list[ParkedFact] = []
-
-
-def _published(envelope: Envelope) -> PublishedFact:
-    return PublishedFact(
-        envelope.id, envelope.source, envelope.type, envelope.topic, envelope.key, envelope.time, envelope.version,
-        envelope.correlation, envelope.causation, envelope.attempt,
-    )  # fmt: skip
-
-
-_NOBODY = Envelope(id="", source="", type="", time=0)
-
-
-def _delivery(outcome: Outcome, now: int) -> DeliveryFact:
-    envelope = outcome.envelope or _NOBODY
-    return DeliveryFact(
-        outcome.kind, outcome.handler, outcome.partition.topic, outcome.partition.number, outcome.position,
-        envelope.id, envelope.source, envelope.type, envelope.key, envelope.time,
-        envelope.correlation, envelope.causation, envelope.attempt, envelope.version,
-        outcome.attempt, now, outcome.waited, outcome.worked, tuple(map(_published, outcome.published)), outcome.error,
-    )  # fmt: skip
-
-
-def _parked(parked: Parked, handler: str) -> ParkedFact:
-    envelope = parked.envelope or _NOBODY
-    data = envelope.data if parked.envelope is not None else parked.message.body if parked.message is not None else b""
-    return ParkedFact(
-        group=parked.group, handler=handler, topic=parked.partition.topic, partition=parked.partition.number, position=parked.position,
-        id=envelope.id, source=envelope.source, type=envelope.type, key=envelope.key, time=envelope.time, version=envelope.version,
-        correlation=envelope.correlation, state=parked.state, attempts=parked.attempts, due=parked.due,
-        first_failure=parked.first_failure, last_failure=parked.last_failure, error=parked.error, reason=parked.reason,
-        stack=parked.stack, data=data[:DATA_LIMIT], size=len(data),
-    )  # fmt: skip
-
-
-def _handler(handler: Handler) -> HandlerFact:
-    options = handler.options
-    return HandlerFact(
-        name=handler.name, group=options.group, summary=handler.summary, location=handler.location,
-        types=tuple(contract.name for contract in handler.contracts), topics=handler.topics,
-        publishes=tuple(contract.name for contract in handler.returns), delivery=handler.delivery, ordered=options.ordered,
-        concurrency=options.concurrency, timeout=options.timeout, attempts=options.retry.attempts,
-    )  # fmt: skip
-
-
-def _contract(contract: Contract) -> ContractFact:
-    return ContractFact(
-        contract.name, contract.version, contract.key, contract.topic, contract.kind, contract.summary, msgspec.Raw(schema_of(contract))
-    )
-
-
-def schema_of(contract: Contract) -> bytes:
-    """The JSON Schema of a contract's body, as JSON; an empty schema where none can be made."""
-    try:
-        if hasattr(contract.type, "model_json_schema"):
-            return msgspec.json.encode(contract.type.model_json_schema())
-        return msgspec.json.encode(msgspec.json.schema(contract.type))
-    except TypeError:
-        return b"{}"

@@ -173,6 +173,9 @@ class WaitingRoom:
             parked.reason = problem
             page.park.append(parked)
         elif parked.state == "dead":
+            if parked.sequence not in owned.blocked:
+                # It was discarded and then restored, beside this worker.
+                owned.block(parked.sequence)
             parked.state, parked.due, parked.attempts, parked.reason = "retry", 0, 0, request.reason or "redriven"
             page.park.append(parked)
         elif request.kind == "repair":

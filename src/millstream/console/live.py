@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from millstream.contracts.envelope import Envelope
-from millstream.core.facts import Deliveries, Fact, Heartbeat, Manifest, OperationFact, Publications, is_internal
+from millstream.core.facts import Deliveries, Fact, Heartbeat, Manifest, OperationFact, Publications, Waiting, is_internal
 
 #: Dots told in one message and in one second; beyond, they are sampled and the screen says so.
 MOST_DOTS = 200
@@ -65,6 +65,8 @@ class Live:
                 case Heartbeat():
                     if fact.stopping:
                         self._send("manifest", {"app": fact.app})
+                case Waiting():
+                    self._send("manifest", {"app": fact.app})
         self._flush()
 
     def published(self, envelopes: Sequence[Envelope]) -> None:

@@ -25,6 +25,7 @@ from millstream.core.facts import (
     ParkedFact,
     Publications,
     PublishedFact,
+    Waiting,
 )
 from millstream.core.store import Transaction
 
@@ -81,6 +82,8 @@ class Rows:
         """What waits, and since when it has been like that."""
         self.settled: dict[tuple[str, str, str], tuple[str, int, str]] = {}
         """What waits no longer: how it ended, when, and why."""
+        self.taken: dict[str, int] = {}
+        """Groups of which all that waits was told anew, as of when."""
         self.handled: defaultdict[tuple[int, str, str, str], list[float]] = defaultdict(lambda: [0.0, 0, 0.0, 0.0])
         """By second, type, group and kind: how many, how many of them were told one by one, seconds worked and waited."""
         self.published: defaultdict[tuple[int, str, str], list[float]] = defaultdict(lambda: [0.0, 0, 0.0, 0.0])
@@ -97,6 +100,11 @@ class Rows:
                 self._deliveries(fact)
             case Publications():
                 self._publications(fact)
+            case Waiting():
+                for parked in fact.parked:
+                    self._waits(parked, fact.taken)
+                if fact.last:
+                    self.taken[fact.group] = fact.taken
             case Heartbeat():
                 troubles, paused = _json(fact.troubles).decode(), _json(fact.paused).decode()
                 self.beats[fact.process] = (fact.process, fact.app, fact.at, fact.stopping, troubles, paused, fact.outbox)
@@ -150,7 +158,12 @@ class Rows:
         if fact.parked:
             since = {(delivery.source, delivery.id): delivery.at for delivery in fact.deliveries}
             for parked in fact.parked:
-                self.parked[group, parked.source, parked.id] = parked, since.get((parked.source, parked.id), fact.at)
+                self._waits(parked, since.get((parked.source, parked.id), fact.at))
+
+    def _waits(self, parked: ParkedFact, since: int) -> None:
+        known = self.parked.get((parked.group, parked.source, parked.id))
+        if known is None or known[1] <= since:
+            self.parked[parked.group, parked.source, parked.id] = parked, since
 
     def _delivery(self, group: str, process: str, d: DeliveryFact, weight: float) -> None:
         kind, second = d.kind, d.at // 1_000_000
@@ -264,6 +277,10 @@ class Rows:
                 letters.append((parked.group, parked.source, parked.id, parked.stack, parked.data))
         tx.executemany(_PARK, rows)
         tx.executemany("insert or replace into letter(grp, source, id, stack, data) values(?,?,?,?,?)", letters)
+        for group, taken in self.taken.items():
+            gone = tx.execute("select grp, source, id from parked where grp=? and state<>'discarded' and at<?", (group, taken))
+            tx.executemany("delete from parked where grp=? and source=? and id=?", gone)
+            tx.executemany("delete from letter where grp=? and source=? and id=?", gone)
 
     def _write_flows(self, tx: Transaction) -> None:
         flows: defaultdict[tuple[int, int, str, str, str], list[float]] = defaultdict(lambda: [0.0, 0, 0.0, 0.0])

@@ -20,9 +20,9 @@ FAILURES = (KINDS.index("retry"), KINDS.index("parked"))
 ERA = 17
 
 #: Flows are added up in steps of so many seconds, and each step is kept for so long.
-STEPS = {1: 3600, 10: 6 * 3600, 60: 24 * 3600, 600: 7 * 24 * 3600}
+STEPS = {1: 3600, 10: 6 * 3600, 60: 24 * 3600, 900: 7 * 24 * 3600}
 #: A question about flows reads at most so many steps.
-MOST_STEPS = 90
+MOST_STEPS = 100
 
 #: How long single events are kept, in seconds, and how many there may be.
 KEEP = 24 * 3600.0

@@ -17,7 +17,7 @@ from millstream.console.tables import Names, Tables, by_pairs
 MOST_TRACED = 2000
 #: A search looks at so many events at a time, and goes on for so many seconds before it answers.
 STEP = 5_000
-#: As many at a time where an index lists them.
+#: As many at a time at most where an index lists them, which are all over the file.
 LISTED = 1_000
 PATIENCE = 0.06
 #: Attempts from which percentiles are taken.
@@ -32,6 +32,8 @@ Key = tuple[str, str]
 
 #: Lists the numbers of events, below one and not below another: asked with both, and how many there may be.
 Numbers = Callable[[int, int, int], Awaitable[list[int]]]
+#: The same for those of one text.
+ListsOf = Callable[[str, int, int, int], Awaitable[list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +113,19 @@ class StoredEvents:
 
     async def _driver(self, filter: Filter, topic: str | None, names: dict[int, str]) -> Driver:
         """How to look: by an index where something names all that can fit, or else through everything."""
+        exact: dict[str, ListsOf] = {"key": self._with_key, "id": self._with_id, "corr": self._of_correlation}
         for term in filter.only("key", "id", "corr", None):
-            for field, exact in (("key", self._with_key), ("id", self._with_id), ("corr", self._of_correlation)):
-                numbers = partial(exact, term.value)
+            for field, lists in exact.items():
+                numbers = partial(lists, term.value)
                 if term.field in (None, field) and await numbers(1 << 62, 0, 1):
                     return Driver("index", numbers)
         if any(set(STATUS[term.value]) <= set(FAILURES) for term in filter.only("status")):
             return Driver("index", self._failed)
-        for field, lists in (("type", self._of_type), ("topic", self._of_topic)):
+        for field, of in (("type", self._of_type), ("topic", self._of_topic)):
             for term in filter.only(field):
                 fitting = numbers_of(names, term.value)
                 if len(fitting) <= 1:
-                    return Driver("index", partial(lists, fitting[0] if fitting else None))
+                    return Driver("index", partial(of, fitting[0] if fitting else None))
         return Driver("scan") if topic is None else Driver("index", partial(self._of_topic, await self._names.number(topic)))
 
     async def _search(
@@ -131,15 +134,16 @@ class StoredEvents:
         """Look from the newest to the oldest, for a while: what was found, at how much it looked, and from where on it has seen all."""
         until = time.monotonic() + PATIENCE
         rows: list[tuple[Any, ...]] = []
-        scanned, at = 0, head
+        scanned, at, most = 0, head, limit
         while at > first and len(rows) < limit and (at == head or time.monotonic() < until):
             left = limit - len(rows)
             if driver.numbers is None:
                 numbers, low = range(max(first, at - STEP), at), max(first, at - STEP)
                 where, params = "n>=? and n<?", (low, at)
             else:
-                numbers = await driver.numbers(at, first, LISTED)
-                low = numbers[-1] if len(numbers) == LISTED else first
+                numbers = await driver.numbers(at, first, most)
+                low = numbers[-1] if len(numbers) == most else first
+                most = min(2 * most, LISTED)
                 where, params = "n in (select value from json_each(?))", (msgspec.json.encode(numbers).decode(),)
             sql = f"select {EVENT} from event where {where} and ({condition.sql}) order by n desc limit ?"  # noqa: S608
             found = await self._read(sql, *params, *condition.params, left)
@@ -196,7 +200,7 @@ class StoredEvents:
         names = await self._names.know([group for _, group, _ in rows])
         found: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
         for n, group, kind in rows:
-            found[n].append((names[group], str(KINDS[kind])))
+            found[n].append((names[group], _kind(kind)))
         return {n: sorted(outcomes) for n, outcomes in found.items()}
 
     # Single events
@@ -216,7 +220,7 @@ class StoredEvents:
         return [
             {
                 "group": names[group], "handler": names[handler], "id": by_number[event]["id"], "source": by_number[event]["source"],
-                "kind": KINDS[kind], "attempt": attempt, "at": at / 1e6, "waited": waited, "worked": worked, "error": error or "",
+                "kind": _kind(kind), "attempt": attempt, "at": at / 1e6, "waited": waited, "worked": worked, "error": error or "",
                 "process": names[process],
             }
             for event, _, group, handler, kind, attempt, at, waited, worked, error, process in sorted(rows, key=_in_time)
@@ -269,6 +273,10 @@ class StoredEvents:
         names = await self._names.know([number for row in rows for number in row[:2]])
         return [(names[type_], names[group], waited, worked) for type_, group, waited, worked in rows]
 
+
+
+def _kind(number: int) -> str:
+    return KINDS[number]
 
 
 def _in_time(row: tuple[Any, ...]) -> tuple[int, int]:

@@ -64,7 +64,10 @@ class DeliveryFact(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ParkedFact(msgspec.Struct, frozen=True):
-    """All that is kept of a delivery that waits: enough to look into it and to repair it."""
+    """All that is kept of a delivery that waits: enough to look into it and to repair it.
+
+    Source and id are those of `Parked.identity`.
+    """
 
     group: str
     handler: str
@@ -183,11 +186,30 @@ class Publications(msgspec.Struct, frozen=True, tag="published"):
     events: tuple[PublishedFact, ...]
 
 
-OperationKind = Literal["pause", "resume", "redrive", "discard", "repair", "reset"]
+class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
+    """What is parked of a group, told anew now and then: facts of it may be older than any that are still kept.
+
+    Told in parts, of which the last says so; then whatever was parked before `taken`, and
+    is not among them, waits no longer.
+    """
+
+    app: str
+    process: str
+    at: int
+    group: str
+    taken: int
+    parked: tuple[ParkedFact, ...]
+    last: bool
+
+
+OperationKind = Literal["pause", "resume", "redrive", "discard", "restore", "repair", "reset", "tell"]
 
 
 class Operation(msgspec.Struct, frozen=True, tag="operation"):
-    """What an operator asks for; whoever owns its group carries it out, once."""
+    """What an operator asks for; whoever owns its group carries it out, once.
+
+    `tell` asks every service to tell anew what is parked; its group is empty.
+    """
 
     id: str
     kind: OperationKind
@@ -196,11 +218,11 @@ class Operation(msgspec.Struct, frozen=True, tag="operation"):
     reason: str
     at: int
     events: tuple[tuple[str, str], ...] = ()
-    """Source and id of the dead letters meant, for `redrive`, `discard` and `repair`."""
+    """Source and id of the dead letters meant, for `redrive`, `discard`, `restore` and `repair`."""
     data: bytes = b""
     """The new body, for `repair`."""
     positions: tuple[tuple[str, int, int], ...] = ()
-    """Topic, partition and position, for `reset`."""
+    """Topic, partition and position: where to, for `reset`; where each of the events is, for `restore`."""
     effects: bool = False
     """Whether a `reset` has effects happen again that have happened already."""
 
@@ -216,7 +238,7 @@ class OperationFact(msgspec.Struct, frozen=True, tag="done"):
     detail: str = ""
 
 
-Fact = Manifest | Heartbeat | Deliveries | Publications | OperationFact
+Fact = Manifest | Heartbeat | Deliveries | Waiting | Publications | OperationFact
 
 
 @event("millstream.fact", topic=FACTS_TOPIC)

@@ -1,6 +1,6 @@
 """The one seam through which everything that happens to deliveries is seen."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -32,6 +32,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     error: str = ""
     parked: Parked | None = None
     """What is kept of it in the store, for `retry`, `parked` and `queued`."""
+    waited_as: Parked | None = None
+    """Where it was waiting in the store before this attempt."""
 
 
 class Outcomes(Protocol):
@@ -47,8 +49,11 @@ class Outcomes(Protocol):
         """How many there are of each handler's name (empty where none took it) and kind."""
         ...
 
-    def pick(self, wanted: Callable[[Kind, Envelope | None], bool]) -> Iterator[Outcome]:
-        """Only those wanted; the others cost next to nothing."""
+    def pick(self, one_in: int) -> Sequence[Outcome]:
+        """All that failed, waits or has waited, and of what was handled one correlation in so many; the rest costs next to nothing.
+
+        `one_in` is a power of two. What was skipped is not among them.
+        """
         ...
 
 

@@ -46,6 +46,15 @@ class Parked(msgspec.Struct, kw_only=True):
     reason: str = ""
     stack: str = ""
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Source and id of its event; of what nobody understood, what its broker calls it, or else its place."""
+        if self.envelope is not None:
+            return self.envelope.source, self.envelope.id
+        if self.message is not None and self.message.id:
+            return self.message.source, self.message.id
+        return "", f"{self.partition.topic}/{self.partition.number}/{self.position}"
+
 
 class Assignment(msgspec.Struct, frozen=True):
     """What a store knows of a partition at the moment it is fenced for a new owner."""

@@ -1,0 +1,107 @@
+"""Facts made of what a process knows: one function for each kind of thing."""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.message import Contract
+from millstream.core.facts import DATA_LIMIT, ContractFact, DeliveryFact, HandlerFact, ParkedFact, PublishedFact
+from millstream.core.handler import Handler
+from millstream.core.observe import Outcome
+from millstream.core.store import Parked
+
+#: A message of facts has about so many bytes at most; a single dead letter can be a little more.
+LARGEST = 256 << 10
+
+_NOBODY = Envelope(id="", source="", type="", time=0)
+
+
+def published_fact(envelope: Envelope) -> PublishedFact:
+    """An event that was published."""
+    return PublishedFact(
+        envelope.id, envelope.source, envelope.type, envelope.topic, envelope.key, envelope.time, envelope.version,
+        envelope.correlation, envelope.causation, envelope.attempt,
+    )  # fmt: skip
+
+
+def delivery_fact(outcome: Outcome, now: int) -> DeliveryFact:
+    """What became of a delivery."""
+    envelope = outcome.envelope or _NOBODY
+    parked = outcome.waited_as or outcome.parked
+    source, id_ = parked.identity if parked is not None else (envelope.source, envelope.id)
+    return DeliveryFact(
+        outcome.kind, outcome.handler, outcome.partition.topic, outcome.partition.number, outcome.position,
+        id_, source, envelope.type, envelope.key, envelope.time,
+        envelope.correlation, envelope.causation, envelope.attempt, envelope.version,
+        outcome.attempt, now, outcome.waited, outcome.worked, tuple(map(published_fact, outcome.published)), outcome.error,
+    )  # fmt: skip
+
+
+def parked_fact(parked: Parked, handler: str) -> ParkedFact:
+    """A delivery that waits in the store."""
+    envelope = parked.envelope or _NOBODY
+    data = envelope.data if parked.envelope is not None else parked.message.body if parked.message is not None else b""
+    source, id_ = parked.identity
+    return ParkedFact(
+        group=parked.group, handler=handler, topic=parked.partition.topic, partition=parked.partition.number, position=parked.position,
+        id=id_, source=source, type=envelope.type, key=envelope.key, time=envelope.time, version=envelope.version,
+        correlation=envelope.correlation, state=parked.state, attempts=parked.attempts, due=parked.due,
+        first_failure=parked.first_failure, last_failure=parked.last_failure, error=parked.error, reason=parked.reason,
+        stack=parked.stack, data=data[:DATA_LIMIT], size=len(data),
+    )  # fmt: skip
+
+
+def handler_fact(handler: Handler) -> HandlerFact:
+    """A handler and its policies."""
+    options = handler.options
+    return HandlerFact(
+        name=handler.name, group=options.group, summary=handler.summary, location=handler.location,
+        types=tuple(contract.name for contract in handler.contracts), topics=handler.topics,
+        publishes=tuple(contract.name for contract in handler.returns), delivery=handler.delivery, ordered=options.ordered,
+        concurrency=options.concurrency, timeout=options.timeout, attempts=options.retry.attempts,
+    )  # fmt: skip
+
+
+def contract_fact(contract: Contract) -> ContractFact:
+    """A contract and its schema."""
+    return ContractFact(
+        contract.name, contract.version, contract.key, contract.topic, contract.kind, contract.summary, msgspec.Raw(schema_of(contract))
+    )
+
+
+def schema_of(contract: Contract) -> bytes:
+    """The JSON Schema of a contract's body, as JSON; an empty schema where none can be made."""
+    try:
+        if hasattr(contract.type, "model_json_schema"):
+            return msgspec.json.encode(contract.type.model_json_schema())
+        return msgspec.json.encode(msgspec.json.schema(contract.type))
+    except Exception:  # whatever a library of models raises for what JSON cannot describe
+        return b"{}"
+
+
+def in_parts(
+    deliveries: Sequence[DeliveryFact], parked: Sequence[ParkedFact]
+) -> Iterator[tuple[list[DeliveryFact], list[ParkedFact]]]:
+    """Split what is to be told into messages that every broker takes; what waits stays with its delivery."""
+    waiting: dict[tuple[str, str], list[ParkedFact]] = {}
+    for each in parked:
+        waiting.setdefault((each.source, each.id), []).append(each)
+    some: list[DeliveryFact] = []
+    with_them: list[ParkedFact] = []
+    size = 0
+    for delivery in deliveries:
+        of_it = waiting.pop((delivery.source, delivery.id), []) if waiting else []
+        more = 400 + 300 * len(delivery.published) + len(delivery.error) + sum(map(size_of, of_it))
+        if some and size + more > LARGEST:
+            yield some, with_them
+            some, with_them, size = [], [], 0
+        some.append(delivery)
+        with_them += of_it
+        size += more
+    yield some, with_them
+
+
+def size_of(parked: ParkedFact) -> int:
+    """About how many bytes it takes to tell of it: a body travels in base64."""
+    return 600 + len(parked.data) * 4 // 3 + len(parked.stack)

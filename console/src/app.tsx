@@ -12,6 +12,7 @@ import { EventScreen } from "./screens/event";
 import { EventsScreen } from "./screens/events";
 import { GroupScreen } from "./screens/group";
 import { GroupsScreen } from "./screens/groups";
+import { LabScreen } from "./screens/lab";
 import { LetterScreen } from "./screens/letter";
 import { NowhereScreen, SignedOut } from "./screens/nowhere";
 import { OperationsScreen } from "./screens/operations";
@@ -85,6 +86,8 @@ function Screen() {
       return <ServicesScreen />;
     case "publish":
       return <PublishScreen />;
+    case "lab":
+      return <LabScreen />;
     case "operations":
       return <OperationsScreen />;
     default:

@@ -12,6 +12,27 @@ export interface Me {
   read_only: boolean;
   name: string;
   now: number;
+  /** Whether it watches a demo that takes faults. */
+  lab?: boolean;
+}
+
+/** A demo, and what was done to it. */
+export interface LabState {
+  rate: number;
+  services: { name: string; pid: number }[];
+  figures: { orders: number; published: number; waiting: number; dead_letters: number };
+  kills: number;
+  duplicates: number;
+  poison: number;
+  mode: string;
+}
+
+/** What an auditor found that reads only databases, mails and the log. */
+export interface Proof {
+  ok: boolean;
+  mode: string;
+  counts: Record<string, number>;
+  invariants: { name: string; ok: boolean; checked: number; violations: number; evidence: string[] }[];
 }
 
 export type GroupState =
@@ -48,6 +69,11 @@ export interface Group {
   failed: number;
   duplicates: number;
   mean_work: number | null;
+  p50_work: number | null;
+  p95_work: number | null;
+  p95_latency: number | null;
+  /** Of so many deliveries one is told one by one. */
+  one_in: number;
   parked: number;
   dead: number;
   troubles: string[];
@@ -105,7 +131,7 @@ export interface Process {
   store: string;
 }
 
-export type ParkedState = "retry" | "queued" | "dead";
+export type ParkedState = "retry" | "queued" | "dead" | "discarded";
 
 export interface Parked {
   group: string;
@@ -123,9 +149,11 @@ export interface Parked {
   error: string;
   reason: string;
   fingerprint: string;
+  /** When it came into this state. */
+  at: number;
 }
 
-export type OperationKind = "pause" | "resume" | "redrive" | "discard" | "repair" | "reset";
+export type OperationKind = "pause" | "resume" | "redrive" | "discard" | "restore" | "repair" | "reset";
 export type OperationStatus = "sent" | "accepted" | "done" | "refused" | "failed";
 
 export interface Operation {
@@ -146,7 +174,20 @@ export interface GroupDetail extends Group {
   handlers: Handler[];
   processes: Process[];
   waiting: Parked[];
+  discarded: Parked[];
   operations: Operation[];
+  history: Standing[];
+}
+
+/** Where a group stood at a time. */
+export interface Standing {
+  at: number;
+  lag: number | null;
+  age: number | null;
+  members: number;
+  handled_per_second: number;
+  failed: number;
+  state: GroupState;
 }
 
 export interface ResetRow {
@@ -185,6 +226,10 @@ export interface MapEdge {
   /** Seconds, summed over the window. */
   worked: number;
   waited: number;
+  /** From being published to being handled, of those that were told one by one. */
+  p50: number | null;
+  p95: number | null;
+  one_in: number;
 }
 
 export interface Service {
@@ -204,6 +249,8 @@ export interface Step {
 export interface FlowMap {
   as_of: number;
   window: number;
+  /** Seconds that rates are really taken over. */
+  span: number;
   nodes: MapNode[];
   edges: MapEdge[];
   services: Service[];
@@ -243,7 +290,7 @@ export interface Attempt {
   process: string;
 }
 
-export type Fate = "handled" | "waiting" | "retrying" | "queued" | "dead" | "duplicate" | "discarded" | "skipped";
+export type Fate = "handled" | "waiting" | "retrying" | "queued" | "dead" | "duplicate" | "discarded" | "skipped" | "passed";
 
 export interface Delivery {
   group: string;
@@ -261,6 +308,14 @@ export interface ListedEvent extends Event {
 export interface EventPage {
   events: ListedEvent[];
   more: boolean;
+  /** Where to go on, for `before`. */
+  next: number | null;
+  scanned: number;
+  total: number;
+  /** Whether all were looked at, or an index named those that can fit. */
+  by: "scan" | "index";
+  /** Back to when everything was looked at. */
+  back_to: number | null;
 }
 
 export type Body = { kind: "json"; text: string; size: number } | { kind: "bytes"; base64: string; size: number };
@@ -359,6 +414,8 @@ export interface Rate {
   at: number;
   kind: string;
   count: number;
+  /** So many seconds are counted together. */
+  step: number;
 }
 
 export interface Overview {
@@ -367,6 +424,8 @@ export interface Overview {
   published_per_second: number;
   handled_per_second: number;
   mean_latency: number | null;
+  p95_latency: number | null;
+  one_in: number;
   oldest: number | null;
   dead: number;
   groups: Group[];

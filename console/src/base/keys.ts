@@ -25,6 +25,7 @@ export const PLACES: Record<string, string> = {
   s: "/services",
   p: "/publish",
   a: "/operations",
+  l: "/lab",
 };
 
 type Keys = Record<string, (event: KeyboardEvent) => void>;

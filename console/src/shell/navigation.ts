@@ -25,6 +25,9 @@ export const ACT: Entry[] = [
   { href: "/operations", label: "Operations", icon: "operations", key: "a" },
 ];
 
+/** Only where the system is a demo that takes faults. */
+export const LAB: Entry = { href: "/lab", label: "Lab", icon: "lab", key: "l" };
+
 /** The four that a phone has room for. */
 export const SHORT: Entry[] = ["/", "/map", "/groups", "/dead"].map((href) => LOOK.find((entry) => entry.href === href) as Entry);
 

@@ -15,7 +15,7 @@ import { now } from "../base/time";
 import { Glyph } from "../ui/glyph";
 import { Icon, Wheel } from "../ui/icon";
 import { Help } from "./help";
-import { ACT, type Entry, isAt, LOOK, SHORT } from "./navigation";
+import { ACT, type Entry, isAt, LAB, LOOK, SHORT } from "./navigation";
 import { Palette } from "./palette";
 import { Tray } from "./tray";
 
@@ -91,7 +91,7 @@ function Rail() {
         <span class="label">Millstream</span>
       </a>
       <Links entries={LOOK} />
-      <Links entries={ACT} />
+      <Links entries={me.value?.lab ? [...ACT, LAB] : ACT} />
       <div class="fold">
         <button type="button" class="button plain" aria-expanded={narrow ? "false" : "true"} onClick={() => (rail.value = narrow ? "wide" : "narrow")}>
           <Icon name={narrow ? "unfold" : "fold"} />

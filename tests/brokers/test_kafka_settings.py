@@ -14,7 +14,7 @@ def test_a_plain_url_names_its_servers() -> None:
     settings = settings_of("kafka://k1:9092,k2:9093", {})
 
     assert settings.name == "kafka://k1:9092,k2:9093"
-    assert settings.client == {"bootstrap.servers": "k1:9092,k2:9093", "security.protocol": "plaintext"}
+    assert settings.client == {"bootstrap.servers": "k1:9092,k2:9093", "log_level": 2, "security.protocol": "plaintext"}
     assert (settings.allow_single_replica, settings.replication, settings.protocol) == (False, None, None)
 
 

@@ -38,6 +38,8 @@ DEFAULT_PARTITIONS = 8
 LARGEST = 1 << 20
 AROUND = 256 << 10
 KEEP_ALL = -1
+#: Seconds until every server knows a topic that was made.
+APPEARS = 30.0
 #: Topics of ours that are no topics of users.
 INTERNAL = (kafka_groups.TOPIC, kafka_broadcast.TOPIC)
 
@@ -160,7 +162,7 @@ class KafkaBroker:
 
     async def _described(self, name: str) -> Described:
         """A topic that was just made, once the servers know it."""
-        deadline = time.monotonic() + self._settings.timeout
+        deadline = time.monotonic() + APPEARS
         while name not in (found := await self._known([name])):
             if time.monotonic() > deadline:
                 raise BrokerError(f"topic {name!r} was created on {self.name}, and is not there. Look at the cluster.")

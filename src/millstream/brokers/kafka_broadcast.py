@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from millstream.brokers.kafka_errors import error_of, failure
+from millstream.brokers.kafka_errors import complaints, error_of, failure
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import MillstreamError
 
@@ -108,4 +108,5 @@ class KafkaListener:
             # What was said while we could not listen is over.
             "auto.offset.reset": "latest",
             "queued.max.messages.kbytes": 4096,
+            "error_cb": complaints(self._settings.name),
         }

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from millstream.brokers.kafka_errors import error_of, failure, is_passing
+from millstream.brokers.kafka_errors import FORBIDDEN, error_of, failure, is_passing
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings, Protocol
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 from millstream.core.broker import Partition
@@ -63,7 +63,7 @@ class KafkaCluster:
         self.protocol: Protocol = settings.protocol or "classic"
         self._settings = settings
         self._admin: Admin = None
-        self._last_error = ""
+        self._last_error: KafkaError | None = None
 
     async def connect(self) -> None:
         """Find the cluster; raises `BrokerUnavailableError` when nobody answers."""
@@ -75,7 +75,12 @@ class KafkaCluster:
         try:
             found = await self._one("finding the cluster", lambda admin: admin.describe_cluster(request_timeout=PATIENCE))
         except BrokerUnavailableError as error:
-            raise BrokerUnavailableError(f"{error} {self._last_error}".strip()) from error
+            last = self._last_error
+            if last is None:
+                raise
+            if last.code() in FORBIDDEN:
+                raise failure(last, f"{self.name}: connecting") from error
+            raise BrokerUnavailableError(f"{error} The last thing that happened was: {last.str()}.") from error
         self.id, self.servers = found.cluster_id, len(found.nodes)
         if self._settings.protocol is None:
             self.protocol = await self._best_protocol(str(found.nodes[0].id_string))
@@ -85,7 +90,9 @@ class KafkaCluster:
         self._admin = None
 
     def _note_error(self, error: KafkaError) -> None:
-        self._last_error = f"The last error was: {error.str()}"
+        # That all servers are down says less than what happened to the last one.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._last_error = error
         log.debug("%s: %s", self.name, error)
 
     async def _best_protocol(self, server: str) -> Protocol:

@@ -1,8 +1,17 @@
 """Errors of Kafka and librdkafka in Millstream's words."""
 
+import logging
+import time
+from collections.abc import Callable
+
 from confluent_kafka import KafkaError, KafkaException
 
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, TooLargeError
+
+log = logging.getLogger("millstream.kafka")
+
+#: A client complains at every attempt to connect; the same complaint is logged again after so many seconds.
+AGAIN = 60.0
 
 E = KafkaError
 #: The same call may succeed later.
@@ -54,3 +63,17 @@ def failure(error: KafkaError | KafkaException, what: str) -> MillstreamError:
     if is_passing(error):
         return BrokerUnavailableError(f"{told} Check that the cluster runs; the same call may succeed later.")
     return BrokerError(told)
+
+
+def complaints(who: str) -> Callable[[KafkaError], None]:
+    """What a client calls with its troubles: each kind is logged, and not again and again."""
+    last: dict[int, float] = {}
+
+    def complain(error: KafkaError) -> None:
+        now = time.monotonic()
+        # That all servers are down says less than what happened to the last one.
+        if error.code() != E._ALL_BROKERS_DOWN and now - last.get(error.code(), -AGAIN) >= AGAIN:
+            last[error.code()] = now
+            log.warning("%s: %s", who, error.str())
+
+    return complain

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import failure
+from millstream.brokers.kafka_errors import complaints, error_of, failure, is_passing
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import BrokerUnavailableError
 from millstream.core.broker import Partition
@@ -58,12 +58,16 @@ class KafkaHistory:
         def ask() -> T:
             if self._consumer is None:
                 self._consumer = Consumer(self._config(), logger=CLIENT_LOG)
-            try:
-                return question(self._consumer)
-            except KafkaException as error:
-                raise failure(error, f"{self._settings.name}: {what}") from error
-            finally:
-                self._consumer.unassign()
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    return question(self._consumer)
+                except KafkaException as error:
+                    if not is_passing(error_of(error)) or time.monotonic() > deadline:
+                        raise failure(error, f"{self._settings.name}: {what}") from error
+                    time.sleep(LOOK)
+                finally:
+                    self._consumer.unassign()
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
 
@@ -80,6 +84,7 @@ class KafkaHistory:
             "fetch.wait.max.ms": 10,
             "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 8192,
+            "error_cb": complaints(self._settings.name),
         }
 
 

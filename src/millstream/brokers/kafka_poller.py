@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import error_of
+from millstream.brokers.kafka_errors import complaints, error_of
 from millstream.brokers.kafka_settings import CLIENT_LOG
 from millstream.core.broker import Partition
 
@@ -94,6 +94,7 @@ class Poller:
 
     def __init__(self, config: Mapping[str, Any], topics: Sequence[str], tell: Callable[[News], None]) -> None:
         self._consumer = Consumer({**config, "on_commit": self._committed, "error_cb": self._note_error}, logger=CLIENT_LOG)
+        self._complain = complaints(f"a member of group {config['group.id']!r}")
         self._topics = list(topics)
         self._tell = tell
         self._commands: deque[Callable[[], None]] = deque()
@@ -388,7 +389,7 @@ class Poller:
             self._offsets.pop(partition, None)
 
     def _note_error(self, error: KafkaError) -> None:
-        log.debug("a consumer: %s", error)
+        self._complain(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._silent_since is None:
             self._silent_since = time.monotonic()
 

@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import error_of
+from millstream.brokers.kafka_errors import complaints, error_of
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 
 log = logging.getLogger("millstream.kafka")
@@ -21,6 +21,8 @@ log = logging.getLogger("millstream.kafka")
 Outgoing = tuple[str, bytes, bytes | None, list[tuple[str, str | bytes | None]]]
 #: Records that are handed over in one go; then others have their turn.
 TURN = 500
+#: Nobody has said yet what became of a record.
+_UNKNOWN = object()
 #: Seconds between looks at whether something has waited too long for its acknowledgement.
 LOOK = 0.25
 
@@ -56,8 +58,6 @@ class KafkaProducer:
         given = 0
         while given < len(records):
             if self._producer is not producer:
-                batch.refuse(range(given, len(records)), KafkaError(KafkaError._PURGE_QUEUE, "an earlier event failed"))
-                self._resolve()
                 break
             turn = self._give(producer, records[given : given + TURN], batch, given)
             given += turn
@@ -82,7 +82,7 @@ class KafkaProducer:
                 if error_of(error).code() == KafkaError._FATAL:
                     self._replace()
                     return index - first
-                batch.refuse([index], error_of(error))
+                batch.refuse(index, error_of(error))
                 self._resolve()
         return len(records)
 
@@ -95,7 +95,7 @@ class KafkaProducer:
         if self._watch is not None:
             self._watch.cancel()
         for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+            await asyncio.to_thread(thread.join, 2)
 
     def _start(self) -> Producer:
         self._producer = producer = Producer(self._config(), logger=CLIENT_LOG)
@@ -123,22 +123,20 @@ class KafkaProducer:
             "reconnect.backoff.max.ms": 1000,
             "queue.buffering.max.messages": 100_000,
             "queue.buffering.max.kbytes": 262_144,
-            "error_cb": self._note_error,
+            "error_cb": complaints(self._settings.name),
         }
-
-    def _note_error(self, error: KafkaError) -> None:
-        """In the polling thread."""
-        log.debug("%s: %s", self._settings.name, error)
-        if error.fatal():
-            self._in_loop(self._replace)
 
     def _poll(self, producer: Producer) -> None:
         """The thread: takes acknowledgements, and wakes the loop once for all that came together."""
-        while self._producer is producer or len(producer):
-            producer.poll(LOOK)
+        while self._producer is producer:
+            try:
+                producer.poll(LOOK)
+            except KafkaException as error:
+                log.warning("%s: a producer has failed and is replaced: %s", self._settings.name, error_of(error).str())
+                self._in_loop(self._replace)
+                break
             if self._done:
                 self._in_loop(self._resolve)
-        producer.close()
 
     def _in_loop(self, call: Callable[[], None]) -> None:
         # The loop may be closed already, and then nobody waits.
@@ -166,9 +164,14 @@ class KafkaProducer:
     def _replace(self) -> None:
         """Everything under way fails; the next record goes to a new producer."""
         producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.purge(blocking=False)
-        self._drained.set()
+        if producer is None:
+            return
+        # What was not sent never will be, and what was is forgotten: it may be stored, or not.
+        producer.purge(blocking=False)
+        for batch in self._waiting:
+            batch.give_up(KafkaError(KafkaError._PURGE_INFLIGHT, "not acknowledged in time"))
+            self._done.append(batch)
+        self._resolve()
 
 
 class _Batch:
@@ -177,27 +180,35 @@ class _Batch:
     def __init__(
         self, size: int, settled: Callable[["_Batch"], None], finished: asyncio.Future[list[KafkaError | None]]
     ) -> None:
-        self.answers: list[KafkaError | None] = [None] * size
         self.finished = finished
+        self._answers: list[Any] = [_UNKNOWN] * size
         self._settled = settled
         self._reported = 0
         """Changed by the polling thread alone."""
         self._expected = size
         """Changed by the loop alone."""
 
+    @property
+    def answers(self) -> list[KafkaError | None]:
+        """What became of each, once that is known of all."""
+        return self._answers
+
     def reported(self, index: int, error: KafkaError | None, _record: Record) -> None:
         """In the polling thread: one record is stored, or is not."""
-        if error is not None:
-            self.answers[index] = error
+        self._answers[index] = error
         self._reported += 1
         if self._reported == self._expected:
             self._settled(self)
 
-    def refuse(self, indexes: Sequence[int], error: KafkaError) -> None:
-        """On the loop: these were not even taken."""
-        for index in indexes:
-            self.answers[index] = error
-        self._expected -= len(indexes)
+    def refuse(self, index: int, error: KafkaError) -> None:
+        """On the loop: this one was not even taken."""
+        self._answers[index] = error
+        self._expected -= 1
         # The thread may have seen the last of the others before it was known to be the last.
         if self._reported == self._expected:
             self._settled(self)
+
+    def give_up(self, error: KafkaError) -> None:
+        """On the loop: whatever is not known by now has failed."""
+        # A list of its own, which no late report changes.
+        self._answers = [error if answer is _UNKNOWN else answer for answer in self._answers]

@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from millstream.contracts.errors import ConfigurationError
 
-#: What librdkafka says. That a setting is new or of no use to one kind of client is no news: the settings are ours.
+#: What librdkafka says where it cannot go on; what it complains of otherwise comes as an error, and is logged by us.
 CLIENT_LOG = logging.getLogger("millstream.kafka.client")
-CLIENT_LOG.addFilter(lambda record: not record.getMessage().startswith("CONFWARN"))
+# We know our settings, and what was given up was ours to give up.
+CLIENT_LOG.addFilter(lambda record: not any(known in record.getMessage() for known in ("CONFWARN", "Purged in")))
 
 Protocol = Literal["consumer", "classic"]
 Value = str | int | float | bool
@@ -74,7 +75,7 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> KafkaS
     user, _, password = users.partition(":")
     return KafkaSettings(
         name=name,
-        client={"bootstrap.servers": servers}
+        client={"bootstrap.servers": servers, "log_level": 2}
         | _security(name, options, unquote(user) or environment.get(USER, ""), unquote(password) or environment.get(PASSWORD, ""))
         | _files(options, environment)
         | librdkafka,

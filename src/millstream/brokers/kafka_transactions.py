@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import FENCED, error_of, failure
+from millstream.brokers.kafka_errors import FENCED, complaints, error_of, failure
 from millstream.brokers.kafka_producer import Outgoing
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import FencedError, MillstreamError
@@ -113,6 +113,7 @@ class KafkaTransactions:
             "linger.ms": 0,
             # A transaction that follows another at once is told to wait for so long.
             "retry.backoff.ms": 5,
+            "error_cb": complaints(self._settings.name),
         }
         producer = Producer(settings, logger=CLIENT_LOG)
         producer.init_transactions(TIMEOUT)

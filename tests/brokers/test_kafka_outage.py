@@ -1,0 +1,180 @@
+"""Servers that die: on a cluster of the test's own, so that nobody else's goes down."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.brokers.kafka_server import declared, kafka_url, made, published, taken, unique, until
+from tools.services.kafka import KafkaCluster
+
+from millstream.brokers.kafka import KafkaBroker
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import BrokerUnavailableError
+from millstream.core.broker import Group, Topic
+from millstream.testing.broker_ground import Member
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """One server that may be killed."""
+    kafka_url()
+    yield from _running(KafkaCluster(tmp_path_factory.mktemp("kafka")))
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """Three servers, of which any may be killed."""
+    kafka_url()
+    yield from _running(KafkaCluster(tmp_path_factory.mktemp("cluster"), servers=3))
+
+
+def _running(cluster: KafkaCluster) -> Iterator[KafkaCluster]:
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop(kill=True)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still."""
+    return all(file.read_text().rpartition(")")[2].split()[0] == "T" for file in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
+async def test_events_that_are_not_acknowledged_in_time_fail_together(single: KafkaCluster) -> None:
+    """While the server stands still nothing is acknowledged: each event of a call fails, is told so, and can be published again."""
+    async with KafkaBroker(f"kafka://{single.bootstrap}?allow_single_replica=1&timeout=1") as broker:
+        topic, group = await declared(broker, partitions=1)
+        sent = made(topic, 20, keys=2)
+        await published(broker, made(topic, 1, prefix="first"))
+        pid = single.pid()
+        assert pid is not None
+
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await until(lambda: _is_stopped(pid), lambda: asyncio.sleep(0.01), lambda: "the server does not stand still")
+            results = await broker.publish(sent)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        again = await broker.publish(sent)
+
+        assert all(isinstance(result, BrokerUnavailableError) for result in results)
+        assert "within 1 s" in str(results[0])
+        assert not any(again)
+        member = Member(await broker.open(group, "m"))
+        seen: list[str] = []
+
+        async def step() -> None:
+            items = await member.step()
+            seen.extend(d.envelope.id for d in items if d.envelope)
+            await member.settle(items)
+
+        await until(lambda: len(set(seen)) == 21, step, lambda: f"only {seen} came")
+        await member.close()
+        for key in ("k0", "k1"):
+            ids = [e.id for e in sent if e.key == key]
+            assert [id_ for id_ in seen if id_ in ids][-len(ids) :] == ids
+
+
+async def test_who_receives_is_told_of_an_outage_and_can_leave(single: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member whose servers are all gone says so after a while, leaves without waiting for them, and goes on when they are back."""
+    monkeypatch.setattr("millstream.brokers.kafka_poller.OUTAGE", 1.0)
+    monkeypatch.setattr("millstream.brokers.kafka_poller.LAST", 0.5)
+    async with KafkaBroker(f"kafka://{single.bootstrap}?allow_single_replica=1") as broker:
+        topic, group = await declared(broker, partitions=1)
+        await published(broker, made(topic, 10))
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 5)
+
+        await asyncio.to_thread(single.kill)
+
+        with pytest.raises(BrokerUnavailableError, match="no server answers"):
+            async with asyncio.timeout(30):
+                while True:
+                    await member.subscription.receive(1, 1)
+        async with asyncio.timeout(5):
+            await member.close()
+
+        await asyncio.to_thread(single.start)
+        heir = Member(await broker.open(group, "m"))
+        seen: set[str] = set()
+
+        async def step() -> None:
+            items = await heir.step()
+            seen.update(d.envelope.id for d in items if d.envelope)
+            await heir.settle(items)
+
+        await until(lambda: seen >= {f"e-{n}" for n in range(5, 10)}, step, lambda: f"only {seen} came")
+        await heir.close()
+
+
+async def test_a_cluster_that_loses_one_server_after_the_other_loses_no_event(three: KafkaCluster) -> None:
+    """Every server is killed once under load: what was acknowledged is there, once, and in the order of its key."""
+    url = f"kafka://{three.bootstrap}"
+    async with KafkaBroker(url) as broker, KafkaBroker(url) as reader:
+        topic, group = unique("made"), unique("group")
+        await broker.declare([Topic(name=topic, partitions=6)], [Group(name=group, topics=(topic,))])
+        acknowledged: list[Envelope] = []
+        running = True
+
+        async def produce(number: int) -> None:
+            ordinal = 0
+            while running:
+                events = made(topic, 20, key=f"p{number}", prefix=f"p{number}-{ordinal}")
+                results = await broker.publish(events)
+                assert not any(results), next(filter(None, results))
+                acknowledged.extend(events)
+                ordinal += 1
+
+        seen: list[str] = []
+
+        async def consume() -> None:
+            member = Member(await reader.open(group, "m"))
+            while running or not seen_all():
+                items = await member.step(1000)
+                seen.extend(d.envelope.id for d in items if d.envelope)
+                await member.settle(items)
+            await member.close()
+
+        async def go_on() -> None:
+            reached = len(acknowledged) + 500
+            await until(lambda: len(acknowledged) >= reached, lambda: asyncio.sleep(0.01), lambda: "publishing stands still")
+
+        def seen_all() -> bool:
+            return set(seen) >= {e.id for e in acknowledged}
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(consume())
+            for number in range(8):
+                tasks.create_task(produce(number))
+            for number in three.servers:
+                await go_on()
+                await asyncio.to_thread(three.kill, number)
+                await go_on()
+                await asyncio.to_thread(three.start)
+            running = False
+
+        stored: list[Envelope] = []
+        for partition, first, _ in await broker.bounds(topic):
+            stored += [d.envelope for d in await broker.read(partition, first, 10_000_000) if d.envelope]
+    assert len(stored) == len({e.id for e in stored}), "an event was stored twice"
+    assert {e.id for e in acknowledged} <= {e.id for e in stored}
+    for number in range(8):
+        key = f"p{number}"
+        assert [e.id for e in stored if e.key == key] == [e.id for e in acknowledged if e.key == key]
+
+
+async def test_a_cluster_of_three_keeps_two_copies_of_everything(three: KafkaCluster) -> None:
+    """Topics that are made there have three replicas, of which two must have an event before it is acknowledged."""
+    async with KafkaBroker(f"kafka://{three.bootstrap}") as broker:
+        topic, _ = await declared(broker, partitions=2)
+        await broker.broadcast(b"hello")
+        found = await broker._cluster.describe([topic, "_millstream.groups", "_millstream.broadcast"])
+
+        assert [t.replication for t in found.values()] == [3, 3, 3]
+        assert {t.config["min.insync.replicas"] for t in found.values()} == {"2"}

@@ -130,6 +130,8 @@ class Soak:
         chosen = scenarios()
         self._chance.shuffle(chosen)
         for left, scenario in zip(range(len(chosen), 0, -1), chosen, strict=True):
+            if time.monotonic() >= until:
+                break
             share = time.monotonic() + (until - time.monotonic()) / left
             folder = self._new_folder()
             campaign = Campaign(scenario, folder, self._nurseries[: os.cpu_count() or 1])

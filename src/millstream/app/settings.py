@@ -114,7 +114,11 @@ FIELDS: dict[str, Field] = {
     ),
     "log_format": Field(LogFormat, "logs for people (`text`) or for machines (`json`)", "Write text or json"),
     "log_level": Field(LogLevel, "the least important log lines that are written", "Write debug, info, warning or error"),
-    "facts": Field(Switch, "whether a service tells what it does on the topic millstream.facts, for consoles", "Write on or off"),
+    "facts": Field(
+        Switch,
+        "whether a service tells what it does on the topic millstream.facts, for consoles; `millstream run` does unless it is off",
+        "Write on or off",
+    ),
     "control_key": Field(
         str, "what operators' requests from a console must be signed with; a secret", "Write the same long random text everywhere"
     ),

@@ -42,7 +42,8 @@ class Place:
         from millstream.cli.target import load
 
         app = load(settings.app)
-        app.configure(broker=self.broker, store=self.store)
+        # A command is no process of the service, and tells nothing.
+        app.configure(broker=self.broker, store=self.store, facts="off")
         return app.settings(), app
 
 

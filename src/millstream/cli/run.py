@@ -61,7 +61,8 @@ def run(
     number = os.environ.get(WORKER)
     set_up(settings, always={"worker": int(number)} if number else {})
     app = load(settings.app)
-    app.configure(broker=broker, store=store)
+    # A service that runs tells what it does, unless somebody said that it should not.
+    app.configure(broker=broker, store=store, facts="on" if settings.origin("facts") == "default" else None)
     handlers = app.handlers()
     if not handlers:
         log.warning("%s has no handlers: only its outbox is relayed", settings.app)

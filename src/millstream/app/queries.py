@@ -12,6 +12,7 @@ from typing import Literal
 from millstream.contracts.errors import NotFoundError
 from millstream.core.broker import Broker, Figure, Group, Partition, PartitionState, Topic
 from millstream.core.clock import Clock
+from millstream.core.facts import is_internal
 from millstream.core.store import Parked, Store
 
 Quality = Literal["exact", "estimated", "unknown"]
@@ -94,7 +95,7 @@ async def topics(broker: Broker, *, name: str | None = None) -> list[TopicState]
     found = [
         TopicState(topic=topic, bounds=tuple(await broker.bounds(topic.name)), groups=tuple(readers.get(topic.name, ())))
         for topic in await broker.topics()
-        if name in (None, topic.name)
+        if name == topic.name or (name is None and not is_internal(topic.name))
     ]
     if name is not None and not found:
         raise NotFoundError(f"there is no topic {name!r} on {broker.name}. See: millstream topics")
@@ -105,7 +106,7 @@ async def groups(broker: Broker, store: Store | None, clock: Clock) -> list[Grou
     """All groups, those that need attention first."""
     dead = await dead_counts(store) if store is not None else {}
     paused = await store.paused() if store is not None else frozenset[str]()
-    found = [await _state(broker, store, clock, each, dead, paused) for each in await broker.groups()]
+    found = [await _state(broker, store, clock, each, dead, paused) for each in await broker.groups() if not is_internal(each.name)]
     order: dict[Verdict, int] = {"behind": 0, "stopped": 1, "unknown": 2, "paused": 3, "caught up": 4}
     return sorted(found, key=lambda g: (not g.dead, order[g.verdict], -(g.lag.value or 0), g.name))
 

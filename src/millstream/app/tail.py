@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from millstream.core.broker import Broker, Delivery, Partition
 from millstream.core.clock import Clock
+from millstream.core.facts import is_internal
 
 Matches = Callable[[Delivery], bool]
 
@@ -32,7 +33,7 @@ async def tail(
     """
     starts: dict[Partition, int] = {}
     heads: dict[Partition, int] = {}
-    for topic in topics or [each.name for each in await broker.topics()]:
+    for topic in topics or await _ours(broker):
         for partition, first, head in await broker.bounds(topic):
             starts[partition] = first if since is None else await broker.position_at(partition, since)
             heads[partition] = head
@@ -54,7 +55,7 @@ async def tail(
 
 async def _grown(broker: Broker, topics: Sequence[str], heads: dict[Partition, int]) -> dict[Partition, int]:
     """The partitions whose head has moved, with their new head; topics may be new too."""
-    names = topics or [each.name for each in await broker.topics()]
+    names = topics or await _ours(broker)
     return {p: head for name in names for p, _, head in await broker.bounds(name) if head > heads.get(p, 0)}
 
 
@@ -113,3 +114,8 @@ def micros_of(delivery: Delivery) -> int:
     if delivery.envelope is not None:
         return delivery.envelope.time
     return delivery.message.time if delivery.message is not None else 0
+
+
+async def _ours(broker: Broker) -> list[str]:
+    """Every topic but Millstream's own, which have to be named."""
+    return [topic.name for topic in await broker.topics() if not is_internal(topic.name)]

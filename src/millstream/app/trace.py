@@ -9,6 +9,7 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import NotFoundError
 from millstream.contracts.ids import id_millis
 from millstream.core.broker import Broker, Delivery, Group, Partition
+from millstream.core.facts import is_internal
 from millstream.core.store import Mark, Parked, Store
 
 State = Literal["handled", "passed", "waiting", "retry", "queued", "dead", "unknown"]
@@ -118,7 +119,8 @@ class Tracer:
         return Trace(tuple(sorted(roots, key=lambda node: (node.envelope.time, node.envelope.id))))
 
     async def _scan(self, wanted: Callable[[Envelope], bool], start: int, progress: Progress | None) -> None:
-        bounds = [bound for topic in await self._broker.topics() for bound in await self._broker.bounds(topic.name)]
+        topics = [topic.name for topic in await self._broker.topics() if not is_internal(topic.name)]
+        bounds = [bound for topic in topics for bound in await self._broker.bounds(topic)]
         ranges: list[tuple[Partition, int, int]] = []
         for partition, first, head in bounds:
             if partition not in self._cursors:

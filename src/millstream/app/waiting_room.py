@@ -12,6 +12,7 @@ from millstream.app.triage import Triage
 from millstream.app.work import Owned, Work
 from millstream.core.broker import Delivery, Partition
 from millstream.core.clock import Clock
+from millstream.core.observe import Kind
 from millstream.core.store import Mark, Page, Parked, Request, Store
 
 #: How often parked deliveries and operators' requests are looked at, in seconds.
@@ -165,6 +166,7 @@ class WaitingRoom:
     async def _execute(self, request: Request, parked: Parked, owned: Owned) -> None:
         page = Page(group=self._group, generation=self._judge.generation, requests=[request.id])
         page.fences[owned.partition] = owned.epoch
+        problem = ""
         if request.kind == "discard":
             page.unpark.append(parked.id)
             if parked.envelope is not None:
@@ -184,7 +186,14 @@ class WaitingRoom:
             await self._store.commit(page)
         if request.kind == "discard":
             owned.unblock(parked.sequence)
-            delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
-            work = Work(delivery, parked.envelope, owned, None, parked.sequence)
-            work.kind, work.error = "discarded", request.reason
-            self._observers.settled(WorkOutcomes(self._group, [work], 0.0))
+            self._tell(parked, owned, "discarded", request.reason)
+        elif problem:
+            self._tell(parked, owned, "parked", problem)
+
+    def _tell(self, parked: Parked, owned: Owned, kind: Kind, why: str) -> None:
+        """Have observers know what became of it, without any attempt."""
+        delivery = Delivery(parked.partition, parked.position, parked.envelope, parked.message)
+        work = Work(delivery, parked.envelope, owned, None, parked.sequence, parked=parked, kind=kind, error=why)
+        if kind == "parked":
+            work.park = parked
+        self._observers.settled(WorkOutcomes(self._group, [work], 0.0))

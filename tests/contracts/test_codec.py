@@ -5,11 +5,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.contracts.codec import from_binary, from_plain, from_structured, to_binary, to_structured
+from millstream.contracts.codec import BinaryReader, from_binary, from_plain, from_structured, to_binary, to_structured
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import EnvelopeError
 from millstream.contracts.message import UNSAFE_TEXT, contract_of, event
@@ -105,6 +106,28 @@ def test_every_envelope_survives_the_binary_form(envelope: Envelope) -> None:
     headers, body = to_binary(envelope)
     assert body is envelope.data
     assert from_binary(headers, body) == envelope
+
+
+@given(st.lists(envelopes, max_size=3), st.text(max_size=3), st.binary(max_size=3))
+def test_a_run_of_events_is_read_as_each_of_them_alone(run: list[Envelope], id_: str, odd: bytes) -> None:
+    """What an event has in common with the one before changes nothing, also where they differ a little, or are wrong."""
+    reader = BinaryReader()
+    usual = Envelope(id="1", source="/shop", type="made", key="k", time=1_700_000_000_000_001)
+    others = [msgspec.structs.replace(usual, **changes) for changes in ({"id": "2"}, {"key": "l"}, {"time": 5}, {"source": "/other"})]
+    headers = [to_binary(e)[0] for e in (usual, *others, usual, *run)]
+    broken = [(name, odd if name in ("ce_id", "ce_time", "ce_subject") else value) for name, value in headers[0]]
+
+    for given_ in (*headers, broken, headers[0], [*headers[0][:5], ("ce_id", id_.encode("utf-8", "replace")), *headers[0][6:]]):
+        try:
+            expected: object = from_binary(given_, b"{}", "made")
+        except EnvelopeError as error:
+            expected = str(error)
+        try:
+            read: object = reader.read(given_, b"{}", "made")
+        except EnvelopeError as error:
+            read = str(error)
+
+        assert read == expected
 
 
 @given(envelopes)

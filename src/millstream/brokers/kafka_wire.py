@@ -7,7 +7,7 @@ from urllib.parse import quote
 import msgspec
 from confluent_kafka import Message as Record
 
-from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, from_binary
+from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, BinaryReader
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
 from millstream.core.broker import Delivery, Message, Partition
@@ -20,15 +20,16 @@ class KafkaReader:
 
     def __init__(self, cluster: str) -> None:
         self._cluster = cluster
+        self._read = BinaryReader().read
         self.topic_ids: Mapping[str, str] = {}
         """By name: a topic that was deleted and made anew has another id, and its offsets begin anew."""
 
     def delivery(self, partition: Partition, position: int, record: Record) -> Delivery:
         """One record as a delivery: an event where it says that it is one and keeps the rules, else its bytes."""
         headers = cast("Sequence[tuple[str, bytes | None]]", record.headers() or ())
-        if headers and _is_event(headers):
+        if headers and (headers[0][0] == "ce_specversion" or _is_event(headers)):
             try:
-                envelope = from_binary(headers, record.value(), partition.topic)
+                envelope = self._read(headers, record.value() or b"", partition.topic)
             except MillstreamError:
                 # Whoever handles it finds the same error, and parks it with its bytes.
                 return Delivery(partition, position, None, self._message(partition, position, record, headers))
@@ -54,8 +55,6 @@ class KafkaReader:
 
 
 def _is_event(headers: Sequence[tuple[str, bytes | None]]) -> bool:
-    if headers[0][0] == "ce_specversion":
-        return True
     for name, value in headers:
         if name == "ce_specversion" or (name.lower() == "content-type" and (value or b"").lower().startswith(_STRUCTURED)):
             return True

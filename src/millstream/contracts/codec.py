@@ -35,6 +35,9 @@ _OWN = frozenset(
 # The headers that only some events have, in the order of the envelope's fields.
 _OPTIONAL = ("ce_dataschema", "ce_correlationid", "ce_causationid", "ce_causationattempt", "ce_traceparent", "ce_tracestate")
 _NONE = (None,) * len(_OPTIONAL)
+# What `to_binary` writes of an event with a key and without any of these, in this order.
+_SHARED = ("ce_specversion", "ce_source", "ce_type", "ce_contractversion", "content-type")
+_KEYED = ("ce_id", "ce_subject", "ce_partitionkey", "ce_time")
 
 _encode = msgspec.json.Encoder().encode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -150,6 +153,36 @@ def from_binary(headers: Sequence[tuple[str, bytes | None]], body: bytes | None,
     # Some senders put it beside the other attributes instead of where the specification wants it.
     stray = attributes.pop("datacontenttype", None)
     return _envelope(attributes, content_type or stray or "application/json", body or b"", topic)
+
+
+class BinaryReader:
+    """`from_binary` for a run of events: what one has in common with the one before is not read again."""
+
+    def __init__(self) -> None:
+        self._shared: Sequence[tuple[str, bytes | None]] = ()
+        """The headers of the last event that all of its kind have; `to_binary` writes them first."""
+        self._head = ("", "", 0, "")
+
+    def read(self, headers: Sequence[tuple[str, bytes | None]], body: bytes, topic: str) -> Envelope:
+        """The envelope in these headers and this body, or EnvelopeError; `topic` is where they came from."""
+        if len(headers) == 9 and headers[:5] == self._shared:
+            (id_name, id), (subject_name, subject), (key_name, key), (time_name, time) = headers[5:]
+            names = (id_name, subject_name, key_name, time_name)
+            if names == _KEYED and id and time and key and subject == key:
+                try:
+                    text, key_text, micros = id.decode(), key.decode(), _usual_time(time)
+                except (UnicodeDecodeError, EnvelopeError):
+                    return from_binary(headers, body, topic)
+                if text.isprintable() and key_text.isprintable():
+                    source, type_, version, content_type = self._head
+                    return Envelope(
+                        id=text, source=source, type=type_, key=key_text, time=micros, data=body, content_type=content_type,
+                        version=version, topic=topic,
+                    )  # fmt: skip
+        envelope = from_binary(headers, body, topic)
+        if len(headers) == 9 and tuple(name for name, _ in headers) == (*_SHARED, *_KEYED):
+            self._shared, self._head = headers[:5], (envelope.source, envelope.type, envelope.version, envelope.content_type)
+        return envelope
 
 
 def _from_usual(given: dict[str, bytes | None], body: bytes, topic: str) -> Envelope | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from millstream import App, Retry, Transaction, event
+from millstream.core.store import Mark
 
 
 @event("paid", key="order_id")
@@ -185,6 +186,33 @@ async def test_a_batch_that_partly_fails_keeps_what_went_well(make_app: Callable
     assert rows == [(19, 0)]
     assert [each.envelope.key for each in dead if each.envelope] == ["7"]
     assert max(sizes) > 1
+
+
+async def test_what_is_left_of_a_failed_batch_is_marked_in_the_commit_of_its_writes(make_app: Callable[[], App]) -> None:
+    """While the next one of the batch waits, whatever of the ones before is in the books is in the inbox too."""
+    app, sent, alone = make_app(), dict[str, Mark](), list[str]()
+    written, marked = set[str](), set[str]()
+
+    @app.subscriber(Paid, retry=Retry(attempts=1))
+    async def book(paid: list[Paid], tx: Transaction) -> list[object]:
+        if len(paid) > 1:
+            return [ValueError("one by one") for _ in paid]
+        alone.append(paid[0].order_id)
+        if len(alone) == 2:
+            while not written:
+                await asyncio.sleep(0)
+                written.update([order_id for (order_id,) in await app.read("select order_id from books")])
+            known = await app.store.handled("books.book", 0, list(sent.values()))
+            marked.update(order_id for order_id, mark in sent.items() if mark in known)
+        tx.execute("insert into books values(?, 'alone')", (paid[0].order_id,))
+        return [None]
+
+    async with app:
+        for envelope in await app.publish_many([Paid(str(n)) for n in range(3)]):
+            sent[str(envelope.key)] = Mark(envelope.source, envelope.id)
+        await until(app, booked(app, 3))
+
+    assert written == marked == {alone[0]}
 
 
 async def test_a_transaction_is_useless_once_its_handler_has_ended(make_app: Callable[[], App]) -> None:

@@ -19,7 +19,7 @@ from millstream.core.handler import Handler
 class Lane:
     """What one task is doing, for the watch over timeouts."""
 
-    __slots__ = ("handler", "interrupted", "started", "task", "thread", "works")
+    __slots__ = ("dropped", "handler", "interrupted", "started", "task", "thread", "works")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -28,7 +28,9 @@ class Lane:
         self.works: Sequence[Work] = ()
         self.started = 0.0
         self.interrupted: BaseException | None = None
-        """Why the task was cancelled, when it was us."""
+        """Why the task was cancelled, when it took too long."""
+        self.dropped = False
+        """Whether it was cancelled because another owns what it was doing; then it ends."""
         self.thread: asyncio.Future[Any] | None = None
         """What a thread is doing for this lane."""
 
@@ -83,11 +85,16 @@ class Lanes:
         self._ready = deque(work for work in self._ready if not work.owned.gone)
         tasks: list[asyncio.Task[None]] = []
         for lane in self._lanes:
-            if lane.task is not None and any(work.owned.gone for work in lane.works):
+            gone = sum(work.owned.gone for work in lane.works)
+            # A thread cannot be interrupted: what is still here of its batch is not begun a second time beside it.
+            if gone and lane.task is not None and (lane.thread is None or gone == len(lane.works)):
+                lane.dropped = True
                 lane.task.cancel()
                 tasks.append(lane.task)
         if tasks:
             await asyncio.wait(tasks)
+            # Other lanes for what these would have done next.
+            self.put(())
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -106,7 +113,7 @@ class Lanes:
 
     async def _run(self, lane: Lane) -> None:
         try:
-            while self._ready:
+            while self._ready and not lane.dropped:
                 handler = self._ready[0].handler
                 assert handler is not None
                 if handler.takes_transaction and handler.is_async and not self._transactions.free:
@@ -165,6 +172,8 @@ class Lanes:
                         judge.succeeded(work, result, context.published if context else ())
                 except BaseException as error:  # a handler's SystemExit must not end the worker
                     self._failed(lane, error)
+                if lane.interrupted is not None:
+                    self._uncancel(lane)
                 work.worked = monotonic() - work.started
                 clerk.finished(work)
             work = self._next(work)
@@ -187,9 +196,15 @@ class Lanes:
         while len(firsts) < handler.options.batch and self._ready and self._ready[0].handler is handler:
             firsts.append(self._ready.popleft())
         works = [work for work in firsts if not self._waits(work)]
-        if works:
-            await self._perform(lane, Job(handler, works, self._group))
-        self._ready.extend(behind for work in firsts if (behind := self._next(work)) is not None)
+        try:
+            if works:
+                await self._perform(lane, Job(handler, works, self._group))
+        finally:
+            for work in firsts:
+                # One that was interrupted for another's sake is called again; it is no failed attempt.
+                again = work if work.kind is None and not work.owned.gone else self._next(work)
+                if again is not None:
+                    self._ready.append(again)
 
     async def _perform(self, lane: Lane, job: Job) -> None:
         """Run one job to its end, and have its deliveries judged."""
@@ -208,11 +223,14 @@ class Lanes:
                 self._judge.judge(job, self._judge.verdicts(job, await handler.call(job.argument, job.context, None)))
         except BaseException as error:  # a handler's SystemExit must not end the worker
             self._failed(lane, error)
+        if lane.interrupted is not None:
+            self._uncancel(lane)
         lane.handler, lane.works = None, ()
         worked = self._clock.monotonic() - started
         for work in works:
-            work.worked = worked
-            clerk.finished(work)
+            if not work.finished:
+                work.worked = worked
+                clerk.finished(work)
 
     async def _in_thread(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
@@ -230,13 +248,11 @@ class Lanes:
 
     def _failed(self, lane: Lane, error: BaseException) -> None:
         """Have what a lane was running judged a failure, unless it was not its own."""
-        interrupted, lane.interrupted = lane.interrupted, None
-        task = lane.task
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            if interrupted is None:
+        if isinstance(error, asyncio.CancelledError):
+            if lane.interrupted is not None and not lane.dropped:
+                error = lane.interrupted
+            elif lane.task is not None and lane.task.cancelling():
                 raise error
-            task.uncancel()
-            error = interrupted
         if isinstance(error, GeneratorExit):
             raise error
         if isinstance(error, (StoreError, FencedError)):
@@ -245,6 +261,12 @@ class Lanes:
         for work in lane.works:
             if work.kind is None:
                 self._judge.failed(work, error)
+
+    def _uncancel(self, lane: Lane) -> None:
+        """It took too long and has ended, whatever it made of its interruptions; they mean nothing to what comes next."""
+        lane.interrupted = None
+        while not lane.dropped and lane.task is not None and lane.task.cancelling():
+            lane.task.uncancel()
 
 
 def _ignore(future: "asyncio.Future[Any]") -> None:

@@ -15,8 +15,8 @@ import msgspec
 
 from millstream.app.judge import Judge
 from millstream.app.waiting import wait_for
-from millstream.app.work import Job, Work
-from millstream.contracts.errors import NotStartedError, StoreError
+from millstream.app.work import Job, Owned, Work
+from millstream.contracts.errors import FencedError, NotStartedError, StoreError
 from millstream.core.broker import Delivery
 from millstream.core.clock import Clock
 from millstream.core.handler import Context
@@ -48,7 +48,6 @@ class Batch(msgspec.Struct):
 
 class Clerk(Protocol):
     """Knows what is to be committed; the worker."""
-
 
     committing: asyncio.Lock
     """Held from the moment a batch is put together until it is durable: positions follow one another."""
@@ -105,6 +104,8 @@ class Transactions:
         self._waiting = 0
         self._ran = 0
         """Deliveries since the transaction began."""
+        self._wrote: set[Owned] = set()
+        """The partitions for which the transaction holds what handlers wrote."""
         self._busy = False
         """Whether a handler has run since the last look."""
         self._looking = False
@@ -137,11 +138,11 @@ class Transactions:
             if not lent.preempted:
                 self._judge.succeeded(work, result, context.published if context is not None else ())
         except BaseException:
-            self._leave(lent, 1, keep=False)
+            self._leave(lent, (work,), keep=False)
             if not lent.preempted:
                 raise
         else:
-            self._leave(lent, 1, keep=True)
+            self._leave(lent, (work,), keep=True)
         if lent.preempted:
             _not_cancelled(task)
             await self.run(work, work.context(context.group) if context is not None else None, task, alone=True)
@@ -154,13 +155,13 @@ class Transactions:
             result = await job.handler.call(job.argument, job.context, lent)
             verdicts = self._judge.verdicts(job, result)
             failed = not all(type(verdict) is list for verdict in verdicts)
-        except BaseException:
-            self._leave(lent, len(job.works), keep=False)
+        except BaseException as error:
+            self._leave(lent, job.works, keep=False)
             failed, verdicts = True, []
-            if not lent.preempted and len(job.works) == 1:
+            if not lent.preempted and (len(job.works) == 1 or _is_not_the_handlers(error, task)):
                 raise
         else:
-            self._leave(lent, len(job.works), keep=not failed)
+            self._leave(lent, job.works, keep=not failed)
         if lent.preempted:
             _not_cancelled(task)
             await self.run_batch(Job(job.handler, job.works, job.group), alone=True)
@@ -216,15 +217,17 @@ class Transactions:
             self._opening = None
             self._call_next()
 
-    def _leave(self, lent: Lent, count: int, *, keep: bool) -> None:
-        """A handler has ended, with so many deliveries: what it wrote stays, or is undone."""
+    def _leave(self, lent: Lent, works: Sequence[Work], *, keep: bool) -> None:
+        """A handler has ended, with these deliveries: what it wrote stays, or is undone."""
         lent.ended = True
-        self._ran += count
+        self._ran += len(works)
         self._busy = True
         if self._inside is lent:
             assert self._open is not None
             if keep:
                 self._open.release()
+                for work in works:
+                    self._wrote.add(work.owned)
             else:
                 self._open.rollback()
             self._inside = None
@@ -274,18 +277,33 @@ class Transactions:
 
     async def _one_by_one(self, job: Job) -> None:
         """Some of a batch failed: undo it all, and let each stand for itself."""
+        task, monotonic = asyncio.current_task(), self._clock.monotonic
         for work in job.works:
-            single = Job(job.handler, [work], job.group)
+            if work.owned.gone:
+                continue
+            single, started = Job(job.handler, [work], job.group), monotonic()
             try:
                 await self.run_batch(single)
-            except Exception as error:
+            except BaseException as error:  # a handler's SystemExit must not end the worker
+                if _is_not_the_handlers(error, task):
+                    raise
                 self._judge.judge(single, [error])
+            work.worked = monotonic() - started
+            # At once: what it wrote is committed before the next one has ended.
+            self._clerk.finished(work)
 
     def _finish(self) -> None:
         """Commit what the open transaction holds, with all else that is finished."""
         transaction, self._open = self._open, None
+        wrote, self._wrote = self._wrote, set()
         assert transaction is not None
         assert self._tasks is not None
+        if any(owned.gone for owned in wrote):
+            # Another handles it now, and nobody can take one handler's writes out of the others'.
+            self._tasks.create_task(self._settle(transaction.end(commit=False), None))
+            if not all(owned.gone for owned in wrote):
+                self._clerk.trouble(FencedError("a partition was lost while what was written for it had yet to be committed"))
+            return
         batch = self._clerk.collect()
         if batch is None:
             self._tasks.create_task(self._settle(transaction.end(commit=False), None))
@@ -341,6 +359,8 @@ class Transactions:
             single = Job(job.handler, [work], job.group)
             try:
                 finishes.append(self.in_thread(single))
+            except (StoreError, FencedError):
+                raise
             except Exception as error:
                 finishes.append(lambda single=single, error=error: self._judge.judge(single, [error]))
 
@@ -390,6 +410,13 @@ class _Threaded:
             raise
         transaction.end(commit=True).wait()
         return True
+
+
+def _is_not_the_handlers(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Whether it says nothing of the deliveries: the store failed, or the lane is interrupted."""
+    if isinstance(error, asyncio.CancelledError):
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, (StoreError, FencedError, GeneratorExit))
 
 
 def _not_cancelled(task: asyncio.Task[Any] | None) -> None:

@@ -106,6 +106,8 @@ class Work(msgspec.Struct, eq=False, gc=False):
     error: str = ""
     committed: bool = False
     """Its effects are in the store already; only the position has to follow."""
+    finished: bool = False
+    """It can be committed, or is dropped."""
     settled: bool = False
     started: float = 0.0
     worked: float = 0.0

@@ -385,7 +385,7 @@ class GroupWorker:
 
     def finished(self, work: Work) -> None:
         """It can be committed."""
-        work.message = None
+        work.message, work.finished = None, True
         if work.owned.gone:
             return
         work.owned.unfinished -= 1

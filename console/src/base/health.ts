@@ -55,6 +55,7 @@ const FATES: Record<Fate | AttemptKind, Look> = {
   duplicate: { tone: "neutral", glyph: "slash", word: "Duplicate suppressed" },
   discarded: { tone: "neutral", glyph: "dash", word: "Discarded" },
   skipped: { tone: "neutral", glyph: "dash", word: "Skipped" },
+  passed: { tone: "ok", glyph: "ring", word: "Passed: handled, and not told one by one" },
 };
 
 /** Of a delivery, or of one attempt at it. */

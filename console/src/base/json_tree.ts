@@ -55,14 +55,15 @@ export function children(text: string, value: Value, from = 0, most = 200): Chil
 
 /** How many fields or items a value has; counting ends at `most`. */
 export function size(text: string, value: Value, most = 10_000): { count: number; more: boolean } {
-  const found = children(text, value, most, 0);
-  if (found.more) return { count: most, more: true };
+  if (value.kind !== "object" && value.kind !== "array") return { count: 0, more: false };
   let count = 0;
-  for (;;) {
-    const page = children(text, value, count, 500);
-    count += page.list.length;
-    if (!page.more) return { count, more: false };
+  for (let at = blank(text, value.start + 1); at < value.end - 1; count++) {
+    if (count === most) return { count, more: true };
+    if (value.kind === "object") at = blank(text, blank(text, endOf(text, at)) + 1);
+    at = blank(text, endOf(text, at));
+    if (text[at] === ",") at = blank(text, at + 1);
   }
+  return { count, more: false };
 }
 
 /** A string value, decoded. */

@@ -227,6 +227,8 @@ function text(found: Shape, name: string): string {
     case "uuid":
       return "00000000-0000-4000-8000-000000000001";
     default:
+      if (/(^|_)(at|time|timestamp)$/i.test(name)) return now;
+      if (/(^|_)(date|day)$/i.test(name)) return now.slice(0, 10);
       if (/mail/i.test(name)) return "ana@example.com";
       if (/(^|_)id$/i.test(name)) return `${name.replace(/_?id$/i, "").slice(0, 8) || "id"}-1`;
       return name ? name.replace(/_/g, " ") : "text";

@@ -123,9 +123,10 @@ export interface Scale {
   place: (time: number) => number;
 }
 
-/** Idle time of more than a fifth of the whole is folded to so much of the width. */
+/** Idle time of more than a fifth of the whole, and of seconds, is folded to so much of the width. */
 const FOLDED = 0.04;
 const LONG = 0.2;
+const LEAST = 2;
 
 /** A scale on which long times without anything happening take little room. */
 export function scaleOf(start: number, end: number, moments: Iterable<[start: number, end: number]>): Scale {
@@ -134,7 +135,7 @@ export function scaleOf(start: number, end: number, moments: Iterable<[start: nu
   const idle: { start: number; end: number }[] = [];
   let busy = start;
   for (const [from, to] of [...sorted, [end, end] as const]) {
-    if (from - busy > LONG * whole) idle.push({ start: busy, end: from });
+    if (from - busy > Math.max(LEAST, LONG * whole)) idle.push({ start: busy, end: from });
     busy = Math.max(busy, to);
   }
   const kept = whole - idle.reduce((sum, gap) => sum + gap.end - gap.start, 0);

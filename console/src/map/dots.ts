@@ -58,9 +58,8 @@ export class Dots {
   /** Share of the last second's events that were told one by one; 1 when all were. */
   sampled = 1;
   private flying: Flying[] = [];
-  private told = new Meter();
-
-  constructor(private tracks: ReadonlyMap<string, Track>) {}
+  private readonly told = new Meter();
+  private tracks: ReadonlyMap<string, Track> = new Map();
 
   /** After a new layout: what is on its way goes on along the new edges. */
   follow(tracks: ReadonlyMap<string, Track>, idOf: (dot: Dot) => string): void {

@@ -16,6 +16,7 @@ import { type Asking, OperationSheet } from "../ui/operate";
 import { Action, Facts } from "../ui/parts";
 import { Ready } from "../ui/states";
 import { Foreign, Id, Time } from "../ui/text";
+import { says } from "../screens/group";
 import { Chips } from "../screens/topics";
 import { eventHref } from "../screens/events";
 import { type Edge, type Graph, meanOf, type Node } from "./model";
@@ -76,7 +77,7 @@ function AboutGroup({ node }: { node: Node }) {
       {(group) => (
         <>
           <p>
-            <State look={ofGroup(group.verdict.state)} /> <span class="dim">{line(group.verdict.sentence)}</span>
+            <State look={ofGroup(group.verdict.state)} /> <span class="dim">{says(group.verdict) && line(group.verdict.sentence)}</span>
           </p>
           {group.handlers.map((handler) => (
             <div key={handler.name}>
@@ -90,7 +91,7 @@ function AboutGroup({ node }: { node: Node }) {
             rows={[
               ["Group", <a href={to("groups", name)}>{line(name)}</a>],
               ["Waiting", `${count(group.lag)}${group.lag ? `, the oldest for ${duration(group.age)}` : ""}`],
-              ["Handled", `${rate(group.handled_per_second)}, ${duration(group.mean_work)} each`],
+              ["Handled", `${rate(group.handled_per_second)}, work p95 ${duration(group.p95_work)}`],
               ["Failed", `${count(group.failed)} in the last minute`],
               ["Duplicates", `${count(group.duplicates)} suppressed`],
               ["Processes", group.instances ? count(group.instances) : "none alive"],
@@ -98,7 +99,7 @@ function AboutGroup({ node }: { node: Node }) {
               ["Dead letters", group.dead ? <a href={`/dead?q=${encodeURIComponent(name)}`}>{count(group.dead)}</a> : "none"],
             ]}
           />
-          {past && past.at.length > 2 && <Chart title="Waiting" at={past.at} series={[{ label: "events", values: past.lag, colour: 0 }]} format={(value) => count(value)} height={110} />}
+          {past && past.at.length > 2 && <Chart title="Waiting" at={past.at} series={[{ label: "events", values: past.lag, colour: 0 }]} format={(value) => count(value)} height={110} whole />}
           <div class="row">
             <a class="button" href={to("groups", name)}>
               Open
@@ -250,6 +251,7 @@ function AboutEdge({ edge, window }: { edge: Edge; window: number }) {
           ["Rate", rate(flow.rate)],
           delivered && ["Waited", mean ? `${duration(mean.waited)} on average` : "—"],
           delivered && ["Worked", mean ? `${duration(mean.worked)} on average` : "—"],
+          delivered && ["Till handled", flow.p50 === null ? "—" : `${duration(flow.p50)} in the middle, ${duration(flow.p95)} at p95`],
           delivered && ["Failed", count(flow.failed)],
           delivered && ["Duplicates", `${count(flow.duplicates)} suppressed`],
         ]}

@@ -45,8 +45,8 @@ export interface Layout {
   height: number;
 }
 
-const PAD = { side: 14, top: 28, bottom: 14 };
-const MARGIN = 40;
+const PAD = { side: 12, top: 26, bottom: 12 };
+const MARGIN = 20;
 /** Members of a service that are farther apart than so many layers get frames of their own. */
 const APART = 2;
 
@@ -75,7 +75,7 @@ export function layOut(given: LayoutRequest): Layout {
 function run(request: LayoutRequest, parents: ReadonlyMap<string, string>, constraints: OrderConstraint[]): Dagre {
   const graph = new Dagre({ compound: true });
   const across = request.direction === "LR" ? 40 : 36;
-  graph.setGraph({ rankdir: request.direction, nodesep: across, edgesep: 18, ranksep: request.direction === "LR" ? 56 : 44, marginx: 0, marginy: 0, ranker: "network-simplex" });
+  graph.setGraph({ rankdir: request.direction, nodesep: across, edgesep: 18, ranksep: request.direction === "LR" ? 52 : 44, marginx: 0, marginy: 0, ranker: "network-simplex" });
   graph.setDefaultEdgeLabel(() => ({}));
   for (const name of [...new Set(parents.values())].sort()) graph.setNode(name, { width: 0, height: 0 });
   for (const node of request.nodes) {
@@ -160,10 +160,11 @@ function curves(graph: Dagre, request: LayoutRequest, nodes: Record<string, Box>
   const lr = request.direction === "LR";
   const cross = (point: Point) => (lr ? point.y : point.x);
   const main = (point: Point) => (lr ? point.x : point.y);
+  const columns = columnsOf(request, nodes, main, lr);
   const inner = new Map<string, Point[]>();
   for (const edge of request.edges) {
     const points = (graph.edge(edge.from, edge.to) as { points?: Point[] }).points ?? [];
-    inner.set(edge.id, points.slice(1, -1));
+    inner.set(edge.id, through(points.slice(1, -1), columns, lr));
   }
   const port = (id: string, outwards: boolean) => {
     const box = nodes[id] as Box;
@@ -203,6 +204,35 @@ function curves(graph: Dagre, request: LayoutRequest, nodes: Record<string, Box>
       return [edge.id, points];
     }),
   );
+}
+
+interface Column {
+  start: number;
+  end: number;
+}
+
+/** How wide each layer is, in the direction of flow. */
+function columnsOf(request: LayoutRequest, nodes: Record<string, Box>, main: (point: Point) => number, lr: boolean): Column[] {
+  const half = new Map<number, number>();
+  for (const node of request.nodes) {
+    const box = nodes[node.id] as Box;
+    half.set(main(box), Math.max(half.get(main(box)) ?? 0, (lr ? box.width : box.height) / 2));
+  }
+  return [...half].map(([middle, size]) => ({ start: middle - size, end: middle + size }));
+}
+
+/** An edge goes straight through each layer that it passes, and turns in the gaps between them. */
+function through(points: Point[], columns: Column[], lr: boolean): Point[] {
+  const found: Point[] = [];
+  for (const [index, point] of points.entries()) {
+    const at = lr ? point.x : point.y;
+    const column = columns.find(({ start, end }) => at > start && at < end);
+    if (!column) continue;
+    const near = points[index - 1] ?? points[index + 1];
+    const forward = !near || (points[index - 1] ? at >= (lr ? near.x : near.y) : at <= (lr ? near.x : near.y));
+    for (const place of forward ? [column.start, column.end] : [column.end, column.start]) found.push(lr ? { x: place, y: point.y } : { x: point.x, y: place });
+  }
+  return found;
 }
 
 /** Moved so that everything is inside, with a margin. */

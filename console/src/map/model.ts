@@ -45,12 +45,12 @@ function sizeOf(kind: NodeKind, label: string): { width: number; height: number 
   const text = Math.min(26, [...label].length) * CHARACTER;
   switch (kind) {
     case "event":
-      return { width: Math.max(120, text + 64), height: 34 };
+      return { width: Math.max(110, text + 52), height: 34 };
     case "producer":
-      return { width: Math.max(96, text + 48), height: 34 };
+      return { width: 118, height: 34 };
     case "handler":
     case "service":
-      return { width: Math.max(164, text + 56), height: 56 };
+      return { width: Math.max(160, text + 48), height: 56 };
   }
 }
 
@@ -67,7 +67,7 @@ export function graphOf(map: FlowMap, level: Level): Graph {
     .map((edge): Edge => ({ id: edgeId(edge.from, edge.to), from: edge.from, to: edge.to, edge }));
   nodes.sort((a, b) => (a.id < b.id ? -1 : 1));
   edges.sort((a, b) => (a.id < b.id ? -1 : 1));
-  return { nodes, edges, services: map.services, window: map.window };
+  return { nodes, edges, services: map.services, window: map.span };
 }
 
 /** One node for each service, with the worst health of its handlers. */
@@ -159,8 +159,11 @@ export function around(graph: Graph, id: string, hops: number): Set<string> {
 
 export type EdgeLook = "live" | "silent" | "undeclared" | "failing";
 
-export function lookOf(edge: MapEdge): EdgeLook {
-  if (edge.failed > 0) return "failing";
+/** From this share of failed attempts on, an edge is red as a whole; below it has a mark only. */
+const FAILING = 0.05;
+
+export function lookOf(edge: MapEdge, window: number): EdgeLook {
+  if (edge.failed > 0 && edge.failed >= FAILING * (edge.failed + edge.rate * window)) return "failing";
   if (edge.observed && !edge.declared) return "undeclared";
   return edge.observed ? "live" : "silent";
 }

@@ -44,7 +44,7 @@ export function Picture({ graph, layout, selected, lit, walk, played }: Picturin
               id={edge.id}
               d={pathOf(points)}
               middle={between(points)}
-              look={lookOf(edge.edge)}
+              look={lookOf(edge.edge, graph.window)}
               width={widthOf(edge.edge)}
               label={labelOf(edge, graph.window)}
               behind={behind(graph, edge)}
@@ -107,6 +107,7 @@ function between(points: { x: number; y: number }[]): { x: number; y: number } {
 
 function labelOf(edge: Edge, window: number): string {
   if (!edge.edge.observed) return "";
+  if (edge.edge.p95 !== null) return `${rate(edge.edge.rate)} · p95 ${duration(edge.edge.p95)}`;
   const mean = meanOf(edge.edge, window);
   const took = mean && mean.waited + mean.worked > 0 ? ` · ${duration(mean.waited + mean.worked)}` : "";
   return rate(edge.edge.rate) + took;
@@ -256,11 +257,13 @@ const NodeShape = memo((props: NodeProps) => {
         </>
       ) : kind === "producer" ? (
         <>
-          <path class="hint" d="M13,11.5 L21,17 L13,22.5z" />
-          <text class="label" x="29" y="22">
-            {short}
+          <path class="hint" d="M11,11.5 L19,17 L11,22.5z" />
+          <text class="aside" x="26" y="21.5">
+            publishes
           </text>
-          <title>{numbers}</title>
+          <text class="numbers" x={w - 12} y="21.5" text-anchor="end">
+            {numbers}
+          </text>
         </>
       ) : (
         <text class="label" x={w / 2} y="22" text-anchor="middle">

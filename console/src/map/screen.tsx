@@ -1,3 +1,4 @@
+import { signal } from "@preact/signals";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import type { FlowMap, Trace } from "../base/api";
@@ -21,6 +22,13 @@ import { MapTable } from "./table";
 import { useLayout } from "./use_layout";
 import { rests, type Walk, walkOf } from "./walk";
 
+const narrow = signal(false);
+if (typeof matchMedia === "function") {
+  const media = matchMedia("(max-width: 760px)");
+  narrow.value = media.matches;
+  media.addEventListener("change", () => (narrow.value = media.matches));
+}
+
 const WINDOWS = [
   ["60", "1 m"],
   ["300", "5 m"],
@@ -34,10 +42,11 @@ export function MapScreen() {
   const correlation = param("corr");
   const found = useQuery<FlowMap>(`/api/map?window=${window_}`, 2);
   const trace = useQuery<Trace>(correlation === null ? null : `/api/trace/${encodeURIComponent(correlation)}`, 2);
-  const view = param("view") === "table" ? "table" : "map";
+  // On a phone the list comes first; the map is a tap away.
+  const view = param("view") ?? (narrow.value && correlation === null && param("node") === null ? "table" : "map");
   const map = found.data;
   const level: Level = param("level") === "services" || (param("level") === null && (map?.nodes.length ?? 0) > TOO_MANY) ? "services" : "handlers";
-  const direction: Direction = param("dir") === "TB" ? "TB" : "LR";
+  const direction: Direction = (param("dir") ?? (narrow.value ? "TB" : "LR")) === "TB" ? "TB" : "LR";
   const graph = useMemo(() => (map ? graphOf(map, level) : undefined), [map, level]);
   const { layout, error } = useLayout(graph, direction);
   const selected = param("node");
@@ -52,7 +61,7 @@ export function MapScreen() {
   const walk = useMemo(() => (trace.data && map ? walkOf(trace.data, map, level) : null), [trace.data, map, level]);
   const player = usePlayer(walk);
   const select = (id: string | null) => setParams({ node: id });
-  const turn = () => setParams({ dir: direction === "LR" ? "TB" : null });
+  const turn = () => setParams({ dir: direction === "LR" ? "TB" : "LR" });
 
   return (
     <div class={`map-screen ${lost.value === null ? "" : "stale"}`}>
@@ -90,7 +99,7 @@ export function MapScreen() {
         <button type="button" class="button icon" aria-label={direction === "LR" ? "From top to bottom" : "From left to right"} title="Direction (l)" onClick={turn}>
           <Icon name="turn" />
         </button>
-        <button type="button" class="button" aria-pressed={view === "table" ? "true" : "false"} onClick={() => setParams({ view: view === "table" ? null : "table" })}>
+        <button type="button" class="button" aria-pressed={view === "table" ? "true" : "false"} onClick={() => setParams({ view: view === "table" ? "map" : "table" })}>
           <Icon name="table" /> Table
         </button>
         <Export map={map} graph={graph} size={layout} />
@@ -98,7 +107,7 @@ export function MapScreen() {
       {correlation !== null && <WalkBar correlation={correlation} trace={trace.data} missing={trace.error?.status === 404} walk={walk} player={player} />}
       <div class="map-body">
         {view === "table" && graph ? (
-          <MapTable graph={graph} onSelect={(id) => setParams({ node: id, view: null })} />
+          <MapTable graph={graph} onSelect={(id) => setParams({ node: id, view: "map" })} />
         ) : graph && !graph.nodes.length ? (
           <Blank title="Nothing on the map yet" icon="map" command="millstream demo shop">
             Handlers appear here when a service that tells facts starts, and flows when something is published.

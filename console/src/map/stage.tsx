@@ -1,16 +1,15 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
-import type { Dot } from "../base/api";
+import type { Dot, FlowMap } from "../base/api";
 import { line, middle } from "../base/inert";
 import { useKeys } from "../base/keys";
-import { onPulse } from "../base/live";
 import { go, to } from "../base/route";
 import { Icon } from "../ui/icon";
-import { type Colours, Dots } from "./dots";
-import { type Layout, type Point, type Track, trackOf } from "./layout";
-import { edgeId, type Graph, type Level, placeOf } from "./model";
+import { DotLayer, type Pace } from "./dot_layer";
+import { Dots, TOO_FAST } from "./dots";
+import type { Layout, Point } from "./layout";
+import type { Graph, Level } from "./model";
 import { Definitions, inFlow, Picture } from "./picture";
-import type { FlowMap } from "../base/api";
 import type { Walk } from "./walk";
 import { control, detailOf, fit, toMap, type View, zoom } from "./viewport";
 
@@ -34,17 +33,14 @@ export function Stage(props: StageProps) {
   const { graph, layout, selected, onSelect, onFocus } = props;
   const place = useRef<HTMLDivElement>(null);
   const drawn = useRef<SVGSVGElement>(null);
-  const canvas = useRef<HTMLCanvasElement>(null);
   const view = useRef<View>({ x: 0, y: 0, scale: 1 });
   const moved = useRef(false);
   const [detail, setDetail] = useState("near");
   const [hovered, setHovered] = useState<{ dot: Dot; at: Point } | null>(null);
-  const [pace, setPace] = useState({ still: false, sampled: 1, rate: 0 });
-  const tracks = useMemo(() => new Map<string, Track>(Object.entries(layout.edges).map(([id, points]) => [id, trackOf(points)])), [layout]);
+  const [pace, setPace] = useState<Pace>({ still: false, sampled: 1, rate: 0 });
   const latest = useRef(props);
   latest.current = props;
-  const dots = useRef<Dots | undefined>(undefined);
-  dots.current ??= new Dots(tracks);
+  const dots = useRef(new Dots());
   const paint = useRef<() => void>(() => undefined);
 
   const show = (next: View) => {
@@ -77,8 +73,9 @@ export function Stage(props: StageProps) {
       },
     );
     const observer = new ResizeObserver(() => {
-      if (!moved.current) whole();
-      else paint.current();
+      if (latest.current.selected !== null) reveal(latest.current.selected);
+      else if (!moved.current) whole();
+      paint.current();
     });
     observer.observe(element);
     return () => {
@@ -88,19 +85,9 @@ export function Stage(props: StageProps) {
   }, [layout]);
 
   useEffect(() => {
-    if (!moved.current) whole();
-    else show(view.current);
+    if (moved.current) show(view.current);
+    else whole();
   }, [layout]);
-
-  useEffect(() => {
-    const idOf = (dot: Dot) => {
-      const { map, level } = latest.current;
-      return edgeId(placeOf(dot.from, map, level), placeOf(dot.to, map, level));
-    };
-    const flying = dots.current as Dots;
-    flying.follow(tracks, idOf);
-    return animate(place.current as HTMLElement, canvas.current as HTMLCanvasElement, flying, view, paint, idOf, latest, setPace);
-  }, [tracks]);
 
   const order = useMemo(() => inFlow(graph, layout).map((node) => node.id), [graph, layout]);
   useKeys({
@@ -157,7 +144,10 @@ export function Stage(props: StageProps) {
   /** A node that gets the focus is brought into sight. */
   const seen = (event: FocusEvent) => {
     const id = (event.target as Element).closest<SVGElement>("[data-node]")?.dataset["node"];
-    const box = id === undefined ? undefined : layout.nodes[id];
+    if (id !== undefined) reveal(id);
+  };
+  const reveal = (id: string) => {
+    const box = latest.current.layout.nodes[id];
     const element = place.current;
     if (!box || !element) return;
     const { scale } = view.current;
@@ -175,7 +165,7 @@ export function Stage(props: StageProps) {
     const box = (place.current as HTMLElement).getBoundingClientRect();
     return { x: event.clientX - box.left, y: event.clientY - box.top };
   };
-  const dotAt = (event: MouseEvent) => dots.current?.near(toMap(view.current, pointed(event)), 10 / view.current.scale);
+  const dotAt = (event: MouseEvent) => dots.current.near(toMap(view.current, pointed(event)), 10 / view.current.scale);
 
   return (
     <div
@@ -209,8 +199,8 @@ export function Stage(props: StageProps) {
           <Picture graph={graph} layout={layout} selected={selected} lit={props.lit} walk={props.walk} played={props.played} />
         </g>
       </svg>
-      <canvas ref={canvas} aria-hidden="true" />
-      <Pace pace={pace} />
+      <DotLayer map={props.map} level={props.level} layout={layout} dots={dots.current} view={view} paint={paint} correlation={props.correlation} onPace={setPace} />
+      <PaceNote pace={pace} />
       {hovered && (
         <div class="dot-tip" style={{ left: `${hovered.at.x}px`, top: `${hovered.at.y}px` }}>
           <strong>{line(hovered.dot.from.slice(hovered.dot.from.indexOf(":") + 1))}</strong> → {line(hovered.dot.to.slice(hovered.dot.to.indexOf(":") + 1))}
@@ -233,9 +223,9 @@ export function Stage(props: StageProps) {
   );
 }
 
-function Pace({ pace }: { pace: { still: boolean; sampled: number; rate: number } }) {
+function PaceNote({ pace }: { pace: Pace }) {
   if (pace.still) return <p class="pace">Edges show rates: your system asks for little motion.</p>;
-  if (pace.rate > 400) return <p class="pace">{Math.round(pace.rate)} events a second are too many for dots: edges show rates.</p>;
+  if (pace.rate > TOO_FAST) return <p class="pace">{Math.round(pace.rate)} events a second are too many for dots: edges show rates.</p>;
   if (pace.sampled < 0.99 && pace.rate > 0) return <p class="pace">Each dot stands for about {Math.max(2, Math.round(1 / pace.sampled))} events.</p>;
   return null;
 }
@@ -269,77 +259,3 @@ function isLeftToRight(layout: Layout): boolean {
   const [a, b] = [layout.nodes[first?.[0] ?? ""], layout.nodes[second?.[0] ?? ""]];
   return !a || !b || b.x - a.x >= b.y - a.y;
 }
-
-/** Draw while something flies, and rest when nothing does. Returns what ends it. */
-function animate(
-  element: HTMLElement,
-  canvas: HTMLCanvasElement,
-  dots: Dots,
-  view: { current: View },
-  paint: { current: () => void },
-  idOf: (dot: Dot) => string,
-  latest: { current: StageProps },
-  setPace: (pace: { still: boolean; sampled: number; rate: number }) => void,
-): () => void {
-  const context = canvas.getContext("2d");
-  const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  let colours = coloursOf(element);
-  let coloured = performance.now();
-  let frame = 0;
-
-  const draw = () => {
-    if (!context) return;
-    const ratio = Math.min(2, devicePixelRatio || 1);
-    const [width, height] = [element.clientWidth, element.clientHeight];
-    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-      canvas.width = Math.round(width * ratio);
-      canvas.height = Math.round(height * ratio);
-    }
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    const { x, y, scale } = view.current;
-    context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * x, ratio * y);
-    dots.draw(context, performance.now(), colours, latest.current.correlation);
-  };
-  const step = () => {
-    frame = 0;
-    const now = performance.now();
-    if (now - coloured > 1000) {
-      coloured = now;
-      colours = coloursOf(element);
-    }
-    const busy = dots.step(now);
-    draw();
-    if (busy) frame = requestAnimationFrame(step);
-  };
-  paint.current = () => {
-    if (!frame) draw();
-  };
-  const stop = onPulse((pulse) => {
-    dots.take(pulse, idOf, performance.now(), calm.matches || document.hidden);
-    if (!frame && dots.count) frame = requestAnimationFrame(step);
-  });
-  const timer = setInterval(() => {
-    const now = performance.now();
-    setPace({ still: calm.matches, sampled: dots.sampled, rate: dots.meter.perSecond(now) });
-  }, 1000);
-  return () => {
-    stop();
-    clearInterval(timer);
-    cancelAnimationFrame(frame);
-    paint.current = () => undefined;
-  };
-}
-
-function coloursOf(element: Element): Colours {
-  const probe = document.createElement("i");
-  element.append(probe);
-  const of = (name: string) => {
-    probe.style.color = `var(${name})`;
-    return getComputedStyle(probe).color;
-  };
-  const found = { accent: of("--accent"), error: of("--error"), neutral: of("--neutral"), surface: of("--surface") };
-  probe.remove();
-  return found;
-}
-

@@ -1,6 +1,7 @@
 import { count, duration, rate } from "../base/format";
 import { ofGroup } from "../base/health";
 import { line } from "../base/inert";
+import { says } from "../screens/group";
 import { Glyph, State } from "../ui/glyph";
 import { Cell, Panel } from "../ui/parts";
 import { type Graph, lookOf, meanOf } from "./model";
@@ -37,7 +38,7 @@ export function MapTable({ graph, onSelect }: { graph: Graph; onSelect: (id: str
                 <tr key={node.id} class="link">
                   <td class="full">
                     <State look={ofGroup(node.node.health?.state)} />
-                    {node.node.health && <div class="small dim">{line(node.node.health.sentence)}</div>}
+                    {node.node.health && says(node.node.health) && <div class="small dim">{line(node.node.health.sentence)}</div>}
                   </td>
                   <Cell label="Handler">
                     <button type="button" class="button plain tiny" onClick={() => onSelect(node.id)}>
@@ -82,7 +83,7 @@ export function MapTable({ graph, onSelect }: { graph: Graph; onSelect: (id: str
             <tbody>
               {graph.edges.map((edge) => {
                 const mean = meanOf(edge.edge, graph.window);
-                const look = WORDS[lookOf(edge.edge)];
+                const look = WORDS[lookOf(edge.edge, graph.window)];
                 return (
                   <tr key={edge.id}>
                     <Cell label="From">{nameOf(edge.from)}</Cell>

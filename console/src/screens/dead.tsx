@@ -164,14 +164,13 @@ function Letters({ letters }: { letters: Parked[] }) {
     title: `Discard ${several(meant.length, "dead letter")}`,
     effect: (
       <p>
-        {several(meant.length, "event")} will never be handled by <Foreign text={first.group} />. Later events of the same {meant.length === 1 ? "key" : "keys"} go on. The events stay in
-        their topic.
+        {several(meant.length, "event")} will never be handled by <Foreign text={first.group} />. Later events of the same {meant.length === 1 ? "key" : "keys"} go on. They can be
+        restored for a week.
       </p>
     ),
     verb: "Discard",
     request: { kind: "discard", group: first.group, events },
     reason: "required",
-    confirm: first.group,
     danger: true,
     done: () => chosen.all(false),
   });

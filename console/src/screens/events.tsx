@@ -2,13 +2,11 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import type { EventPage, FlowMap, ListedEvent, Topic } from "../base/api";
 import { clock, exact, several } from "../base/format";
-import { FIELDS, fits, parse } from "../base/filter";
 import { Failure, get } from "../base/http";
 import { line } from "../base/inert";
 import { useQuery } from "../base/query";
 import { param, query as parameters, setParams, to } from "../base/route";
 import { useTopology, usesOf } from "../base/topology";
-import { Glyph } from "../ui/glyph";
 import { Cell, Head, Panel, SearchField } from "../ui/parts";
 import { Blank, Failed, Skeleton } from "../ui/states";
 import { Foreign, Id, Time } from "../ui/text";
@@ -35,54 +33,69 @@ export function EventsScreen() {
   );
 }
 
-const HEAD = 100;
-const PAGE = 500;
-/** A scan looks at so many pages before it asks whether to go on. */
-const PAGES = 20;
-const ENOUGH = 50;
-
-interface Scan {
-  events: ListedEvent[];
-  more: boolean;
-}
+/** What the server's filter knows. */
+const FIELDS = ["type", "key", "id", "topic", "source", "corr", "group", "status", "version", "since", "by"];
+const PAGE = 100;
+/** A search goes on by itself for so many answers, and then asks whether to go on. */
+const ANSWERS = 20;
 
 /**
  * The newest events of a topic, or of all. While nobody asks for older ones it is live; then it
  * stands still, and says how many have come since.
  */
 export function EventList({ topic }: { topic: string | null }) {
-  const text = param("q") ?? "";
-  const filter = useMemo(() => parse(text), [text]);
-  const head = useQuery<EventPage>(`/api/events${parameters({ topic, limit: HEAD })}`, 2);
-  const [scan, setScan] = useState<Scan | null>(null);
+  const filter = param("q") ?? "";
+  const settled = useSettled(filter);
+  return (
+    <>
+      <div class="filterbar">
+        <SearchField name="q" label="Filter events" placeholder="type:order.placed key:ord_81 status:dead since:15m -group:analytics" value={filter} />
+      </div>
+      <Found topic={topic} filter={settled} key={settled} />
+    </>
+  );
+}
+
+/** A value when it has not changed for a moment. */
+function useSettled(value: string): string {
+  const [settled, setSettled] = useState(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setSettled(value), 250);
+    return () => clearTimeout(timer);
+  }, [value]);
+  return settled;
+}
+
+/** Several answers as one. */
+function joined(first: EventPage, second: EventPage): EventPage {
+  return { ...second, events: [...first.events, ...second.events], scanned: first.scanned + second.scanned };
+}
+
+function Found({ topic, filter }: { topic: string | null; filter: string }) {
+  const address = (before: number | null) => `/api/events${parameters({ topic, filter, limit: PAGE, before })}`;
+  const head = useQuery<EventPage>(address(null), 2);
+  const [kept, setKept] = useState<EventPage | null>(null);
   const [scanning, setScanning] = useState(false);
   const [failure, setFailure] = useState<Failure | null>(null);
   const abort = useRef<AbortController | undefined>(undefined);
   const map = useTopology();
   useEffect(() => () => abort.current?.abort(), []);
 
-  const shown: Scan | null = scan ?? (head.data ? { events: head.data.events, more: head.data.more } : null);
-  const now = Date.now() / 1000;
-  const fitting = shown?.events.filter((event) => fits(filter, event, now)) ?? [];
-  const newest = head.data?.events[0]?.n ?? 0;
-  const fresh = scan ? Math.max(0, newest - (scan.events[0]?.n ?? 0)) : 0;
+  const shown = kept ?? head.data ?? null;
+  const fresh = kept ? Math.max(0, (head.data?.events[0]?.n ?? 0) - (kept.events[0]?.n ?? 0)) : 0;
+  const filtered = filter.trim() !== "";
 
   const older = async () => {
     if (!shown) return;
     const running = (abort.current = new AbortController());
     setScanning(true);
     setFailure(null);
-    let { events, more } = shown;
-    const before = fitting.length;
+    let all = shown;
+    const before = all.events.length;
     try {
-      for (let page = 0; page < PAGES && more; page++) {
-        const last = events.at(-1);
-        const limit = filter.either.length ? PAGE : HEAD;
-        const found = await get<EventPage>(`/api/events${parameters({ topic, limit, before: last?.n })}`, running.signal);
-        events = [...events, ...found.events];
-        more = found.more;
-        setScan({ events, more });
-        if (!filter.either.length || events.filter((event) => fits(filter, event, now)).length >= before + ENOUGH) break;
+      for (let answer = 0; answer < ANSWERS && all.more && all.events.length < before + PAGE; answer++) {
+        all = joined(all, await get<EventPage>(address(all.next), running.signal));
+        setKept(all);
       }
     } catch (error) {
       if (error instanceof Failure) setFailure(error);
@@ -91,59 +104,65 @@ export function EventList({ topic }: { topic: string | null }) {
     }
   };
 
+  if (shown === null) {
+    if (head.error?.status === 422) {
+      return (
+        <Panel flush>
+          <Blank title="The filter cannot be read" icon="search">
+            <p role="alert">{line(head.error.message.replace(/^filter: /, ""))}</p>
+            <p>
+              Fields are {FIELDS.join(", ")}. Words stand side by side, <code>OR</code> parts alternatives, <code>-</code> turns the next word round.
+            </p>
+          </Blank>
+        </Panel>
+      );
+    }
+    return <Panel flush>{head.error ? <Failed failure={head.error} again={head.again} /> : <Skeleton lines={10} />}</Panel>;
+  }
   return (
-    <>
-      <div class="filterbar">
-        <SearchField name="q" label="Filter events" placeholder="type:order.placed key:ord_81 status:dead since:15m -group:analytics" value={text} />
-      </div>
-      {filter.mistakes.length > 0 && (
-        <ul class="problems" role="status">
-          {filter.mistakes.map((mistake) => (
-            <li key={mistake}>
-              <Glyph name="question" /> {mistake}
-            </li>
-          ))}
-        </ul>
-      )}
-      <Panel flush>
-        {shown === null ? head.error ? <Failed failure={head.error} again={head.again} /> : <Skeleton lines={10} /> : null}
-        {shown && !shown.events.length && <NothingHere topic={topic} />}
-        {shown && shown.events.length > 0 && !fitting.length && (
-          <Blank title="None of the events looked at so far fits" icon="search">
-            <p>Fields are {FIELDS.join(", ")}.</p>
+    <Panel flush>
+      {!shown.events.length &&
+        (filtered ? (
+          <Blank title={shown.more ? "None of the events looked at so far fits" : "No event fits"} icon="search">
             <button type="button" class="button" onClick={() => setParams({ q: null })}>
               Clear the filter
             </button>
           </Blank>
-        )}
-        {fitting.length > 0 && <Rows events={fitting} map={map} />}
-        {failure && <Failed failure={failure} />}
-        {shown && shown.events.length > 0 && (
-          <div class="scanbar" role="status">
-            <span>
-              Looked at {exact(shown.events.length)}, back to <Time at={shown.events.at(-1)?.time} exact />
-              {filter.either.length > 0 && `; ${several(fitting.length, "fits", "fit")}`}
-            </span>
-            {scanning ? (
-              <button type="button" class="button tiny" onClick={() => abort.current?.abort()}>
-                Stop
-              </button>
-            ) : shown.more ? (
-              <button type="button" class="button tiny" onClick={() => void older()}>
-                {filter.either.length ? "Continue" : "Show older"}
-              </button>
-            ) : (
-              <span class="faint">That is all that is kept here.</span>
+        ) : (
+          <NothingHere topic={topic} />
+        ))}
+      {shown.events.length > 0 && <Rows events={shown.events} map={map} />}
+      {failure && <Failed failure={failure} />}
+      {shown.total > 0 && (
+        <div class="scanbar" role="status">
+          <span>
+            {filtered ? `${several(shown.events.length, "event fits", "events fit")}; ` : ""}
+            {shown.by === "index" && filtered ? "an index was asked" : `looked at ${exact(shown.scanned)} of ${exact(shown.total)}`}
+            {shown.back_to !== null && (
+              <>
+                , back to <Time at={shown.back_to} exact />
+              </>
             )}
-            {scan !== null && (
-              <button type="button" class="button tiny" onClick={() => setScan(null)}>
-                {fresh ? `Live again: ${exact(fresh)} new` : "Live again"}
-              </button>
-            )}
-          </div>
-        )}
-      </Panel>
-    </>
+          </span>
+          {scanning ? (
+            <button type="button" class="button tiny" onClick={() => abort.current?.abort()}>
+              Stop
+            </button>
+          ) : shown.more ? (
+            <button type="button" class="button tiny" onClick={() => void older()}>
+              {filtered ? "Continue" : "Show older"}
+            </button>
+          ) : (
+            <span class="faint">That is all that is kept here.</span>
+          )}
+          {kept !== null && (
+            <button type="button" class="button tiny" onClick={() => setKept(null)}>
+              {fresh ? `Live again: ${exact(fresh)} new` : "Live again"}
+            </button>
+          )}
+        </div>
+      )}
+    </Panel>
   );
 }
 

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 
-import type { GroupDetail, Handler, Parked, PartitionStanding } from "../base/api";
+import type { GroupDetail, Handler, Parked, PartitionStanding, Verdict } from "../base/api";
 import { count, duration, exact, rate, several } from "../base/format";
 import { ofFate, ofGroup } from "../base/health";
 import { line } from "../base/inert";
@@ -59,7 +59,7 @@ function Page({ group }: { group: GroupDetail }) {
       <div class="tiles">
         <Figure name="Waiting" value={count(group.lag)} more={group.lag === null ? "the broker cannot tell" : "events"} />
         <Figure name="Oldest that waits" value={group.lag === 0 ? "nothing" : duration(group.age)} more={group.drained_in === null ? "" : `gone in about ${duration(group.drained_in)}`} />
-        <Figure name="Handled" value={rate(group.handled_per_second)} more={`${duration(group.mean_work)} of work each, last minute`} />
+        <Figure name="Handled" value={rate(group.handled_per_second)} more={group.p50_work === null ? "deliveries, last minute" : `${duration(group.p50_work)} of work in the middle, ${duration(group.p95_work)} at p95`} />
         <Figure name="Failed" value={count(group.failed)} more={`attempts in the last minute; ${several(group.duplicates, "duplicate")} suppressed`} />
       </div>
       <Tabs
@@ -73,7 +73,12 @@ function Page({ group }: { group: GroupDetail }) {
         ]}
       />
       {tab === "standing" && <Standing group={group} />}
-      {tab === "waiting" && <Waiting group={group} />}
+      {tab === "waiting" && (
+        <>
+          <Waiting group={group} />
+          <Discarded group={group} />
+        </>
+      )}
       {tab === "code" && <Code group={group} />}
       {tab === "history" && <History group={group} />}
       <InTerminal words={["groups", "show", group.name]} />
@@ -111,6 +116,11 @@ function toggle(group: GroupDetail): Asking {
   };
 }
 
+/** Whether a verdict's sentence says more than its word. */
+export function says(verdict: Verdict): boolean {
+  return verdict.sentence.toLowerCase() !== ofGroup(verdict.state).word.toLowerCase();
+}
+
 const RULES: Record<number, string> = {
   0: "Fewer samples than a verdict needs.",
   1: "An operator, or the code, has paused it.",
@@ -131,7 +141,7 @@ function VerdictCard({ group }: { group: GroupDetail }) {
       <Glyph name={look.glyph} size={14} />
       <div>
         <p>
-          <strong>{look.word}.</strong> {line(group.verdict.sentence)}.
+          <strong>{look.word}.</strong> {says(group.verdict) && `${line(group.verdict.sentence)}.`}
         </p>
         <details class="small dim">
           <summary>Why?</summary>
@@ -160,28 +170,15 @@ function Figure({ name, value, more }: { name: string; value: string; more: stri
 }
 
 function Standing({ group }: { group: GroupDetail }) {
-  const past = pastOf(group.name);
+  const past = curves(group);
   return (
     <>
       <div class="columns">
         <Panel>
-          {past && past.at.length > 1 ? (
-            <Chart title={`Waiting, since ${since(past.at)}`} at={past.at} series={[{ label: "events", values: past.lag, colour: 0 }]} format={(value) => count(value)} />
-          ) : (
-            <p class="dim">The chart begins with this page.</p>
-          )}
+          <Chart title="Waiting" at={past.at} series={[{ label: "events", values: past.lag, colour: 0 }]} format={(value) => count(value)} whole />
         </Panel>
         <Panel>
-          {past && past.at.length > 1 ? (
-            <Chart
-              title={`Oldest that waits, since ${since(past.at)}`}
-              at={past.at}
-              series={[{ label: "seconds", values: past.age, colour: 1 }]}
-              format={(value) => duration(value)}
-            />
-          ) : (
-            <p class="dim">The chart begins with this page.</p>
-          )}
+          <Chart title="Oldest that waits" at={past.at} series={[{ label: "age", values: past.age, colour: 1 }]} format={(value) => duration(value)} />
         </Panel>
       </div>
       <Panel title="Partitions" flush>
@@ -191,11 +188,27 @@ function Standing({ group }: { group: GroupDetail }) {
   );
 }
 
-function since(at: number[]): string {
-  return `this console was opened (${duration((at.at(-1) ?? 0) - (at[0] ?? 0))})`;
+/** What the console has noted, and after it what this page has seen since. */
+function curves(group: GroupDetail): { at: number[]; lag: (number | null)[]; age: (number | null)[] } {
+  const noted = group.history.map(({ at, lag, age }) => ({ at, lag, age: lag === 0 ? 0 : age }));
+  const seen = pastOf(group.name);
+  const first = seen?.at[0] ?? Infinity;
+  const earlier = noted.filter((one) => one.at < first);
+  return {
+    at: [...earlier.map((one) => one.at), ...(seen?.at ?? [])],
+    lag: [...earlier.map((one) => one.lag), ...(seen?.lag ?? [])],
+    age: [...earlier.map((one) => one.age), ...(seen?.age ?? [])],
+  };
 }
 
+const MOST_PARTITIONS = 16;
+
 function Partitions({ partitions }: { partitions: PartitionStanding[] }) {
+  const [all, setAll] = useState(false);
+  const sorted = [...partitions].sort(
+    (a, b) => (b.verdict?.severity ?? 5) - (a.verdict?.severity ?? 5) || (b.lag ?? 0) - (a.lag ?? 0) || (a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : a.partition - b.partition),
+  );
+  const shown = all ? sorted : sorted.slice(0, MOST_PARTITIONS);
   return (
     <div class="scroll">
       <table class="cards">
@@ -213,15 +226,15 @@ function Partitions({ partitions }: { partitions: PartitionStanding[] }) {
           </tr>
         </thead>
         <tbody>
-          {partitions.map((one) => (
+          {shown.map((one) => (
             <tr key={`${one.topic} ${one.partition}`}>
               <td class="full">
                 {one.verdict ? (
                   <>
-                    <State look={ofGroup(one.verdict.state)} />
-                    <div class="small dim">
-                      {line(one.verdict.sentence)} <span class="faint">(rule {one.verdict.rule})</span>
-                    </div>
+                    <span title={`Rule ${one.verdict.rule}`}>
+                      <State look={ofGroup(one.verdict.state)} />
+                    </span>
+                    {says(one.verdict) && <div class="small dim">{line(one.verdict.sentence)}</div>}
                   </>
                 ) : (
                   <State look={ofGroup("unknown")} />
@@ -241,10 +254,14 @@ function Partitions({ partitions }: { partitions: PartitionStanding[] }) {
                 {count(one.lag)}
               </Cell>
               <td data-label="Samples" style={{ width: "104px" }}>
-                <span title={one.samples.map((sample) => count(sample.lag)).join(", ")}>
-                  <Spark values={one.samples.map((sample) => sample.lag)} />
-                </span>
-                <span class="small faint">{one.samples.map((sample) => count(sample.lag)).slice(-6).join(" ")}</span>
+                {one.samples.some((sample) => sample.lag) ? (
+                  <span title={one.samples.map((sample) => count(sample.lag)).join(", ")}>
+                    <Spark values={one.samples.map((sample) => sample.lag)} />
+                    <span class="small faint">{one.samples.map((sample) => count(sample.lag)).slice(-6).join(" ")}</span>
+                  </span>
+                ) : (
+                  <span class="faint">{several(one.samples.length, "sample")}, all 0</span>
+                )}
               </td>
               <Cell label="Oldest" num>
                 {one.oldest === null || one.lag === 0 ? "—" : duration(Math.max(0, now.value - one.oldest))}
@@ -254,6 +271,14 @@ function Partitions({ partitions }: { partitions: PartitionStanding[] }) {
           ))}
         </tbody>
       </table>
+      {sorted.length > shown.length && (
+        <div class="scanbar">
+          <span>The worst {shown.length} are shown.</span>
+          <button type="button" class="button tiny" onClick={() => setAll(true)}>
+            All {sorted.length}
+          </button>
+        </div>
+      )}
     </div>
   );
 }
@@ -313,6 +338,63 @@ function Waiting({ group }: { group: GroupDetail }) {
           </tbody>
         </table>
       </div>
+    </Panel>
+  );
+}
+
+function Discarded({ group }: { group: GroupDetail }) {
+  const [asking, setAsking] = useState<Asking | null>(null);
+  if (!group.discarded.length) return null;
+  const restore = (one: Parked): Asking => ({
+    title: "Restore what was discarded",
+    effect: (
+      <p>
+        <Foreign text={one.type} /> <Foreign text={one.key ?? one.id} mono most={32} /> becomes a dead letter of <Foreign text={group.name} /> again, to be redriven or repaired.
+      </p>
+    ),
+    verb: "Restore",
+    request: { kind: "restore", group: group.name, events: [[one.source, one.id]] },
+    reason: "optional",
+  });
+  return (
+    <Panel title={`Discarded: ${several(group.discarded.length, "delivery", "deliveries")}`} flush>
+      <div class="scroll">
+        <table class="cards">
+          <thead>
+            <tr>
+              <th>Event</th>
+              <th>Discarded</th>
+              <th>Reason</th>
+              <th>
+                <span class="sr">Actions</span>
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {group.discarded.map((one) => (
+              <tr key={`${one.source} ${one.id}`} class="link" data-copy={one.id} data-trace={one.id}>
+                <td class="full">
+                  <a class="row-link" href={letterHref(one)}>
+                    <Foreign text={one.type} /> <Foreign text={one.key ?? one.id} most={22} />
+                  </a>
+                </td>
+                <Cell label="Discarded">
+                  <Time at={one.at} />
+                </Cell>
+                <Cell label="Reason" full>
+                  <Foreign text={one.error || one.reason} />
+                </Cell>
+                <td class="num">
+                  <Action needs="operator" kind="tiny" onClick={() => setAsking(restore(one))}>
+                    Restore…
+                  </Action>
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {asking && <OperationSheet asking={asking} onClose={() => setAsking(null)} />}
     </Panel>
   );
 }

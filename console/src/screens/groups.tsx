@@ -10,6 +10,7 @@ import { State } from "../ui/glyph";
 import { Cell, Head, Panel, SearchField } from "../ui/parts";
 import { Blank, Ready } from "../ui/states";
 import { Foreign } from "../ui/text";
+import { says } from "./group";
 
 type Column = "verdict" | "name" | "lag" | "age" | "rate" | "failed" | "dead";
 
@@ -90,7 +91,7 @@ function Groups({ groups, filter, sort }: { groups: Group[]; filter: string; sor
             <Sort by="rate" num>
               Handled
             </Sort>
-            <th class="num">Work</th>
+            <th class="num">Work p95</th>
             <Sort by="failed" num>
               Failed, 1 m
             </Sort>
@@ -114,7 +115,7 @@ function Row({ group }: { group: Group }) {
     <tr class="link" data-copy={group.name}>
       <td class="full">
         <State look={ofGroup(group.verdict.state)} />
-        <div class="small dim">{line(group.verdict.sentence)}</div>
+        {says(group.verdict) && <div class="small dim">{line(group.verdict.sentence)}</div>}
       </td>
       <td class="full">
         <a class="row-link" href={to("groups", group.name)}>
@@ -142,8 +143,8 @@ function Row({ group }: { group: Group }) {
       <Cell label="Handled" num>
         {rate(group.handled_per_second)}
       </Cell>
-      <Cell label="Work" num>
-        {duration(group.mean_work)}
+      <Cell label="Work p95" num>
+        <span title={`in the middle ${duration(group.p50_work)}, on average ${duration(group.mean_work)}`}>{duration(group.p95_work)}</span>
       </Cell>
       <Cell label="Failed, 1 m" num>
         {count(group.failed)}

@@ -53,7 +53,8 @@ function Page({ letter }: { letter: Letter }) {
   const events: [string, string][] = [[letter.source, letter.id]];
   const repairing = param("do") === "repair";
   const running = operations.data?.find((one) => (one.status === "sent" || one.status === "accepted") && one.events.some(([, id]) => id === letter.id));
-  const blocked = letter.state !== "dead" ? "It is not a dead letter: it is handled again by itself." : running ? `A ${running.kind} is under way.` : null;
+  const discarded = letter.state === "discarded";
+  const blocked = discarded ? "It was discarded: restore it first." : letter.state !== "dead" ? "It is not a dead letter: it is handled again by itself." : running ? `A ${running.kind} is under way.` : null;
   const cut = letter.size > letter.data.size;
   return (
     <>
@@ -91,6 +92,28 @@ function Page({ letter }: { letter: Letter }) {
         >
           Redrive…
         </Action>
+        {discarded && (
+          <Action
+            needs="operator"
+            icon="undo"
+            blocked={running ? `A ${running.kind} is under way.` : null}
+            onClick={() =>
+              setAsking({
+                title: "Restore what was discarded",
+                effect: (
+                  <p>
+                    It becomes a dead letter of <Foreign text={letter.group} /> again, to be redriven or repaired.
+                  </p>
+                ),
+                verb: "Restore",
+                request: { kind: "restore", group: letter.group, events },
+                reason: "optional",
+              })
+            }
+          >
+            Restore…
+          </Action>
+        )}
         <Action
           needs="operator"
           kind="danger"
@@ -101,14 +124,13 @@ function Page({ letter }: { letter: Letter }) {
               effect: (
                 <p>
                   <Foreign text={letter.group} /> will never handle this event.{" "}
-                  {letter.blocked ? `${several(letter.blocked, "later event")} of its key ${letter.blocked === 1 ? "waits" : "wait"} behind it and will go on.` : "Nothing waits behind it."} The event stays in its
-                  topic.
+                  {letter.blocked ? `${several(letter.blocked, "later event")} of its key ${letter.blocked === 1 ? "waits" : "wait"} behind it and will go on.` : "Nothing waits behind it."} It can be
+                  restored for a week.
                 </p>
               ),
               verb: "Discard",
               request: { kind: "discard", group: letter.group, events },
               reason: "required",
-              confirm: letter.group,
               danger: true,
             })
           }

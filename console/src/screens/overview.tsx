@@ -70,20 +70,19 @@ function NothingYet() {
   );
 }
 
-const STEP = 5;
-
 /** Counts of one kind, in steps without gaps; the last step is not over yet, and is left out. */
 function steps(rates: Rate[], kinds: string[]): { at: number[]; values: number[] } {
   if (!rates.length) return { at: [], values: [] };
   const first = Math.min(...rates.map((one) => one.at));
   const last = Math.max(...rates.map((one) => one.at));
+  const step = rates[0]?.step ?? 1;
   const sums = new Map<number, number>();
   for (const one of rates) if (kinds.includes(one.kind)) sums.set(one.at, (sums.get(one.at) ?? 0) + one.count);
   const at: number[] = [];
   const values: number[] = [];
-  for (let time = first; time < last; time += STEP) {
+  for (let time = first; time < last; time += step) {
     at.push(time);
-    values.push((sums.get(time) ?? 0) / STEP);
+    values.push((sums.get(time) ?? 0) / step);
   }
   return { at, values };
 }
@@ -97,9 +96,12 @@ function Content({ overview }: { overview: Overview }) {
       <div class="tiles">
         <Tile name="Published" value={rate(overview.published_per_second)} more="over the last minute" values={published.values} colour={0} />
         <Tile name="Handled" value={rate(overview.handled_per_second)} more="deliveries, over the last minute" values={handled.values} colour={3} />
-        <Tile name="Published to handled" value={duration(overview.mean_latency)} more="on average, over the last minute" />
+        <Tile name="Published to handled, p95" value={duration(overview.p95_latency)} more={`${duration(overview.mean_latency)} on average, over the last minute`} />
         <Tile name="Oldest that waits" value={overview.oldest === null ? "nothing" : duration(overview.oldest)} more={overview.oldest === null ? "everything is handled" : "since it was published"} />
       </div>
+      <Panel title="Flow" actions={<a href="/map" class="small">Open the map</a>} flush>
+        <MiniMap />
+      </Panel>
       <div class="columns">
         <div class="stack">
           <Panel title="Needs attention" flush>
@@ -110,9 +112,6 @@ function Content({ overview }: { overview: Overview }) {
           </Panel>
         </div>
         <div class="stack">
-          <Panel title="Flow" actions={<a href="/map" class="small">Open the map</a>} flush>
-            <MiniMap />
-          </Panel>
           <Panel>
             {published.at.length > 1 ? (
               <Chart

@@ -1,12 +1,13 @@
 import { useMemo, useRef, useState } from "preact/hooks";
 
 import type { Letter } from "../base/api";
-import { textOfBody } from "../base/body";
+import { bytesOf, hex, textOfBody } from "../base/body";
+import { textOf } from "../base/draft";
 import { exact } from "../base/format";
 import { Failure } from "../base/http";
 import { line, visible } from "../base/inert";
 import { pretty } from "../base/json_tree";
-import { problems } from "../base/schema";
+import { example, problems } from "../base/schema";
 import { Glyph } from "../ui/glyph";
 import { operate } from "../ui/operate";
 import { Action, Panel } from "../ui/parts";
@@ -22,14 +23,17 @@ function shown(text: string): string {
 
 /** Another body for the same delivery, checked against the contract while it is written. The original is kept. */
 export function RepairEditor({ letter, blocked, onClose }: { letter: Letter; blocked: string | null; onClose: () => void }) {
-  const original = useMemo(() => shown(textOfBody(letter.data) ?? ""), [letter.id]);
-  const [text, setText] = useState(original);
+  const readable = useMemo(() => textOfBody(letter.data), [letter.id]);
+  const original = useMemo(() => (readable === null ? hex(bytesOf(letter.data)) : shown(readable)), [readable]);
+  // Bytes that are no text cannot be written on: an example of the contract is a place to begin.
+  const first = useMemo(() => (readable !== null ? original : letter.contract ? textOf(example(letter.contract.schema, letter.contract.schema)) : "{}"), [original]);
+  const [text, setText] = useState(first);
   const [reason, setReason] = useState("");
   const [failure, setFailure] = useState("");
   const [busy, setBusy] = useState(false);
   const sent = useRef(false);
   const wrong = useMemo(() => problems(text, letter.contract?.schema ?? null), [text, letter.contract]);
-  const same = text === original;
+  const same = readable !== null && text === original;
   const changed = useMemo(() => changes(original, text), [original, text]);
   const why = blocked ?? (same ? "Nothing is changed yet." : wrong.length ? "It does not keep to the contract." : reason.trim() ? null : "Say why.");
 
@@ -91,7 +95,7 @@ export function RepairEditor({ letter, blocked, onClose }: { letter: Letter; blo
             {letter.contract ? `It keeps to ${letter.contract.name} version ${letter.contract.version}.` : "It is JSON. No running code knows the contract: nothing else was checked."}
           </p>
         )}
-        {!same && (
+        {!same && readable !== null && (
           <p class="small dim">
             {exact(changed.added)} lines added, {exact(changed.removed)} removed.
           </p>
@@ -104,7 +108,7 @@ export function RepairEditor({ letter, blocked, onClose }: { letter: Letter; blo
           <span class="hint">Kept with the operation, for everybody to see.</span>
         </div>
         <div class="row" style={{ marginTop: "20px" }}>
-          <button type="button" class="button" onClick={() => setText(original)} disabled={same}>
+          <button type="button" class="button" onClick={() => setText(first)} disabled={text === first}>
             As it was
           </button>
           <button type="button" class="button" onClick={onClose}>

@@ -39,12 +39,15 @@ export function Chart({
   series,
   format,
   height = 160,
+  whole = false,
 }: {
   title: string;
   at: number[];
   series: Series[];
   format: (value: number | null) => string;
   height?: number;
+  /** Whole numbers only. */
+  whole?: boolean;
 }) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | undefined>(undefined);
@@ -77,13 +80,14 @@ export function Chart({
         legend: { show: false },
         padding: [8, 8, 0, 0],
         cursor: { sync: { key: "millstream" }, drag: { x: false, y: false }, points: { size: 6 } },
-        scales: { y: { range: (_, __, most) => [0, Math.max(most * 1.1, 1e-9) || 1] } },
+        scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.15 : 1] } },
         axes: [
-          { ...axis, space: 80 },
+          { ...axis, space: 90, values: (_, times) => times.map((time, index) => timeOfDay(time, times[index - 1])) },
           {
             ...axis,
             size: 64,
             space: 36,
+            ...(whole ? { incrs: WHOLE } : {}),
             values: (_, values) => values.map((value) => format(value)),
           },
         ],
@@ -138,6 +142,16 @@ export function Chart({
       {asTable ? <Numbers title={title} at={at} series={series} format={format} /> : <div ref={place} role="img" aria-label={describe(title, series, format)} style={{ height: `${height}px` }} />}
     </figure>
   );
+}
+
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9];
+
+/** As much of the time as is needed beside its neighbour. */
+function timeOfDay(time: number, before: number | undefined): string {
+  const date = new Date(time * 1000);
+  const pad = (value: number) => String(value).padStart(2, "0");
+  const minutes = `${pad(date.getHours())}:${pad(date.getMinutes())}`;
+  return before !== undefined && time - before >= 60 ? minutes : `${minutes}:${pad(date.getSeconds())}`;
 }
 
 function describe(title: string, series: Series[], format: (value: number | null) => string): string {

@@ -176,3 +176,27 @@ async def test_a_batch_that_is_interrupted_because_of_a_lost_delivery_is_called_
         books = await app.read("select order_id from books order by order_id")
     assert calls == [sorted(lost + kept), sorted(kept)]
     assert books == ([] if takes == "nothing" else [(key,) for key in sorted(kept)])
+
+
+async def test_a_handler_that_was_to_run_alone_is_not_run_again_once_its_delivery_is_lost(app: App) -> None:
+    """It waited inside its transaction, was interrupted for that, and then for the partition: that is its end here."""
+    (lost,) = keys(LOST, 1)
+    rolled_back, runs = asyncio.Event(), list[str]()
+
+    @app.subscriber(Paid)
+    async def book(paid: Paid, tx: Transaction) -> None:
+        runs.append(paid.order_id)
+        tx.execute("insert into books values(?)", (paid.order_id,))
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            rolled_back.set()
+            await asyncio.Event().wait()
+
+    async with running(app) as worker:
+        await app.publish(Paid(lost))
+        await rolled_back.wait()
+        await lose(app, worker)
+        await worker.quiet()
+
+    assert runs == [lost]

@@ -420,6 +420,6 @@ def _is_not_the_handlers(error: BaseException, task: asyncio.Task[Any] | None) -
 
 
 def _not_cancelled(task: asyncio.Task[Any] | None) -> None:
-    """It was interrupted by us, and goes on."""
-    if task is not None and task.cancelling():
-        task.uncancel()
+    """It was interrupted by us, and goes on; unless somebody else has interrupted it as well."""
+    if task is not None and task.cancelling() and task.uncancel():
+        raise asyncio.CancelledError

@@ -12,7 +12,7 @@ import re
 import signal
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -148,8 +148,3 @@ def spread(name: str, count: int, most: int | None) -> Sequence[int]:
     if most is None or count <= most:
         return range(1, count + 1)
     return sorted({1 + (zlib.crc32(name.encode()) + i * count // most) % count for i in range(most)})
-
-
-def named(points: Iterable[Point], part: str) -> list[Point]:
-    """Those whose name has a part."""
-    return [point for point in points if part in point.name]

@@ -38,10 +38,12 @@ _run_python = PythonEvaluator()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what takes seconds, so that `make unit` can leave it out."""
+    """Mark what takes seconds, so that `make unit` can leave it out, and give it time on a busy machine."""
     for item in items:
         if item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
             item.add_marker("slow")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(240))
 
 
 class Shell:

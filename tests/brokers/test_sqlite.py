@@ -172,6 +172,28 @@ async def test_retention_by_size_keeps_the_newest(path: Path) -> None:
         assert topic == Topic(name="made", partitions=1, retain_bytes=50_000)
 
 
+async def test_large_and_small_pages_are_read_and_removed_alike(path: Path) -> None:
+    """Events kept in their page's row and events kept beside it come in one order, and retention leaves nothing of either."""
+    times = Times()
+    bodies = [b"x" * size for size in (10, 3_000, 10, 200, 100_000, 10)]
+    async with times.broker(path) as broker:
+        await broker.declare([Topic(name="made", partitions=1, retain_seconds=60)], [])
+        await broker.publish([envelope(0, body=bodies[0])])
+        await broker.publish([envelope(1, body=bodies[1])])
+        await broker.publish([envelope(number, body=bodies[number]) for number in (2, 3)])
+        await broker.publish([envelope(number, body=bodies[number]) for number in (4, 5)])
+        beside = broker.file.query("select count(*) from broker_body")
+
+        read = await broker.read(P, 0, 10)
+        times.micros += 100_000_000
+        removed = await broker.retain("made")
+
+        assert [delivery.envelope.data for delivery in read if delivery.envelope is not None] == bodies
+        assert beside == [(2,)]
+        assert removed == 6
+        assert broker.file.query("select count(*) from broker_body") == [(0,)]
+
+
 async def test_an_empty_log_goes_on_where_it_was(path: Path) -> None:
     """When everything has been removed the next event still gets the next position, after a restart, too."""
     times = Times()

@@ -2,14 +2,16 @@
 
 A page holds what one transaction appended to one partition: reading and writing cost
 a statement per page, not one per event. Its key is made of partition and offset, so
-that a partition's history lies together and finding a position is one look-up.
+that a partition's history lies together and finding a position is one look-up. The
+events of a larger page are kept in a table that only grows at its end: a large row in
+the middle of a table makes SQLite move its neighbours with every commit.
 """
 
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import repeat
 from zlib import crc32
 
 import msgspec
@@ -30,7 +32,8 @@ create table if not exists broker_place(
   first integer not null default 0, removed integer not null default 0, unique(topic, number));
 create table if not exists broker_page(
   at integer primary key, count integer not null, raw integer not null, stored integer not null, before integer not null,
-  crc integer not null, events blob not null);
+  size integer not null, crc integer not null, body integer, events blob);
+create table if not exists broker_body(id integer primary key, events blob not null);
 create view if not exists broker_partition(tp, topic, number, first, next) as select tp, topic, number, first, coalesce(
   (select at + count - (tp << 44) from broker_page where at between tp << 44 and ((tp + 1) << 44) - 1 order by at desc limit 1), first)
   from broker_place;
@@ -46,13 +49,18 @@ PAGE_EVENTS, PAGE_BYTES = 500, 256 << 10
 OFFSETS = 1 << SHIFT
 #: One read stops after so many bytes, however many events were asked for.
 READ_BYTES = 16 << 20
+#: Events of so many bytes are kept in the row of their page.
+INLINE = 1000
 #: Rows written by one statement.
 ROWS_AT_ONCE = 16
 
-INSERT = [f"insert into broker_page values {','.join(['(?,?,?,?,?,?,?)'] * rows)}" for rows in range(ROWS_AT_ONCE + 1)]  # noqa: S608
+INSERT = [f"insert into broker_page values {','.join(['(?,?,?,?,?,?,?,?,?)'] * rows)}" for rows in range(ROWS_AT_ONCE + 1)]  # noqa: S608
+INSERT_BODY = [f"insert into broker_body(events) values {','.join(['(?)'] * rows)}" for rows in range(ROWS_AT_ONCE + 1)]  # noqa: S608
 
+#: The events of a page `p`.
+EVENTS = "coalesce(p.events, (select b.events from broker_body b where b.id=p.body))"
 FETCH = (
-    "select at, count, raw, crc, events from broker_page"
+    f"select at, count, raw, crc, {EVENTS} from broker_page p"  # noqa: S608
     " where at>=coalesce((select max(at) from broker_page where at between ?1 and ?2), ?2) and at<?3 order by at"
 )
 
@@ -90,6 +98,10 @@ def pack_message(message: Message, now: int) -> Packed:
     """Make a message ready to be appended."""
     raw = _Raw(message.key, message.body, message.headers, message.time or now)
     return Packed(message.topic, message.key, 1, _encode(raw))
+
+
+#: The columns of a page's row, but for where its events are; and these.
+_Page = tuple[int, int, int, int, int, int, int, bytes]
 
 
 @dataclass(slots=True)
@@ -191,7 +203,19 @@ class SqliteLog:
         # Each statement gives up and takes back Python's lock: many rows at once.
         for start in range(0, len(pages), ROWS_AT_ONCE):
             some = pages[start : start + ROWS_AT_ONCE]
-            connection.execute(INSERT[len(some)], [*chain.from_iterable(some)])
+            large = [events for *_, events in some if len(events) > INLINE]
+            body = 0
+            if large:
+                connection.execute(INSERT_BODY[len(large)], large)
+                body = connection.last_insert_rowid() - len(large)
+            values: list[object] = []
+            for *page, events in some:
+                if len(events) > INLINE:
+                    body += 1
+                    values += (*page, body, None)
+                else:
+                    values += (*page, None, events)
+            connection.execute(INSERT[len(some)], values)
 
     def _append_one(self, connection: Connection, item: Packed) -> bool:
         """The shortest way for one event whose partition's end is known: somebody waits for just this one."""
@@ -204,28 +228,34 @@ class SqliteLog:
             return False
         offset, before = end
         events = b"\x91" + item.body
-        connection.execute(INSERT[1], (tp << SHIFT | offset, 1, item.raw, self._micros(), before, crc32(events), events))
+        page = (tp << SHIFT | offset, 1, item.raw, self._micros(), before, len(events), crc32(events))
+        if len(events) > INLINE:
+            connection.execute(INSERT_BODY[1], (events,))
+            connection.execute(INSERT[1], (*page, connection.last_insert_rowid(), None))
+        else:
+            connection.execute(INSERT[1], (*page, None, events))
         self._ends[tp] = offset + 1, before + len(events)
         self.file.appended((tp,))
         return True
 
-    def _pages(self, connection: Connection, tp: int, raw: int, bodies: list[bytes]) -> list[tuple[int, int, int, int, int, int, bytes]]:
+    def _pages(self, connection: Connection, tp: int, raw: int, bodies: list[bytes]) -> list[_Page]:
         """The rows that hold these, from the partition's end on."""
         stored = self._micros()
         offset, before = self._ends.get(tp) or self._end(connection, tp)
-        pages: list[tuple[int, int, int, int, int, int, bytes]] = []
+        pages: list[_Page] = []
         for some in _paged(bodies):
             count, events = len(some), _array(some)
-            pages.append((tp << SHIFT | offset, count, raw, stored, before, crc32(events), events))
+            size = len(events)
+            pages.append((tp << SHIFT | offset, count, raw, stored, before, size, crc32(events), events))
             offset += count
-            before += len(events)
+            before += size
         self._ends[tp] = offset, before
         return pages
 
     def _end(self, connection: Connection, tp: int) -> tuple[int, int]:
         base = tp << SHIFT
         last = connection.execute(
-            "select at + count, before + length(events) from broker_page where at between ? and ? order by at desc limit 1",
+            "select at + count, before + size from broker_page where at between ? and ? order by at desc limit 1",
             (base, base + OFFSETS - 1),
         ).fetchone()
         if last is not None:
@@ -342,12 +372,13 @@ class SqliteLog:
         """Remove whole pages before a position, some at a time; says how many events went, and whether there are more."""
         base = tp << SHIFT
         pages = connection.execute(
-            "select at, count, before + length(events) from broker_page where at>=?1 and at<?2 and at+count<=?2 order by at limit ?3",
+            "select at, count, before + size from broker_page where at>=?1 and at<?2 and at+count<=?2 order by at limit ?3",
             (base, base + upto, most),
         ).fetchall()
         if not pages:
             return 0, False
         end, removed = pages[-1][0] + pages[-1][1], pages[-1][2]
+        connection.execute("delete from broker_body where id in (select body from broker_page where at>=? and at<?)", (base, end))
         connection.execute("delete from broker_page where at>=? and at<?", (base, end))
         connection.execute("update broker_place set first=?, removed=? where tp=?", (end - base, removed, tp))
         return sum(count for _, count, _ in pages), len(pages) == most

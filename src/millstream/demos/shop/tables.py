@@ -15,7 +15,10 @@ BUSY_MS = 5000
 
 #: Topics of the framework's own are none of the shop's.
 OURS = "join broker_topic t on t.id = p.topic where t.name not like 'millstream.%'"
-PAGES = f"select e.raw, e.events from broker_page e join broker_place p on p.tp = e.at >> 44 {OURS} order by e.at"
+PAGES = (
+    "select e.raw, coalesce(e.events, b.events) from broker_page e left join broker_body b on b.id = e.body"
+    f" join broker_place p on p.tp = e.at >> 44 {OURS} order by e.at"
+)
 HEADS = f"select count(*), coalesce(sum(p.next), 0) from broker_partition p {OURS}"
 LAG = f"select coalesce(sum(p.next - g.committed), 0) from broker_position g join broker_partition p on p.tp = g.tp {OURS}"
 DEAD_LETTERS = "select data from store_parked where state = 'dead'"

@@ -3,13 +3,15 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import msgspec
 
 from millstream.app.connect import default_store
 from millstream.contracts.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_BROKER = "sqlite:///millstream.db"
 PREFIX = "MILLSTREAM_"
@@ -130,7 +132,7 @@ def resolve(
     flag: Mapping[str, object] | None = None,
     code: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
+    folder: "Path | None" = None,
 ) -> Settings:
     """Settle every setting: a flag, else the environment, else the code, else `pyproject.toml`, else the default.
 
@@ -139,6 +141,9 @@ def resolve(
     `folder` counts; a relative SQLite path in it starts at the folder it is in.
     A wrong value raises `ConfigurationError` with the field, where it stands and the fix.
     """
+    # Only here: it brings a parser of URLs along, and a tenth of what importing millstream costs.
+    from pathlib import Path
+
     told = _from_project(folder or Path.cwd())
     told |= {name: (value, f"App({name}=...)") for name, value in (code or {}).items() if value is not None}
     told |= _from_environment(os.environ if environment is None else environment)
@@ -208,7 +213,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[object,
     return {name: (environment[variable], f"the environment's {variable}") for name, variable in named.items() if environment.get(variable)}
 
 
-def _from_project(folder: Path) -> dict[str, tuple[object, str]]:
+def _from_project(folder: "Path") -> dict[str, tuple[object, str]]:
     path = next((p for parent in (folder, *folder.parents) if (p := parent / "pyproject.toml").is_file()), None)
     if path is None:
         return {}
@@ -234,7 +239,7 @@ def _from_project(folder: Path) -> dict[str, tuple[object, str]]:
     return told
 
 
-def _rooted(value: object, folder: Path) -> object:
+def _rooted(value: object, folder: "Path") -> object:
     """A relative file named in a project is the project's, wherever a command is called from."""
     if isinstance(value, str) and (relative := _RELATIVE_FILE.fullmatch(value)):
         return f"sqlite:///{folder / relative.group(1)}"

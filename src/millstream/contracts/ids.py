@@ -5,7 +5,10 @@ Time and chance come in from outside, so that the same inputs always give the sa
 
 import re
 from functools import lru_cache
-from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 _MILLIS_LIMIT = 1 << 48
 #: The last millisecond that an id can hold.
@@ -40,7 +43,10 @@ def derived_id(source: str, input_id: str, group: str, ordinal: int, millis: int
 
 # A worker derives thousands of ids from the same two names: each goes on from a copy.
 @lru_cache(maxsize=1024)
-def _publisher(source: str, group: str) -> blake2b:
+def _publisher(source: str, group: str) -> "blake2b":
+    # Only here: hashlib brings OpenSSL along, which not everybody who imports an event needs.
+    from hashlib import blake2b
+
     # The length in front keeps ("ab", "c") and ("a", "bc") apart.
     names = f"{len(source)}:{source}{group}".encode("utf-8", "surrogatepass")
     return blake2b(digest_size=10, key=blake2b(names, digest_size=32, person=b"millstream-id").digest())

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*", re.ASCII)
 _WIRES = ("cloudevents", "json", "confluent")
 
 # CloudEvents forbids these in every attribute, and the key travels as one.
-UNSAFE_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_UNSAFE = "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 
 
 class Contract(msgspec.Struct, frozen=True):
@@ -141,11 +141,17 @@ def key_text(value: object) -> str:
     text = str.__str__(value)
     if not text:
         raise ContractError("a key must not be empty, or unrelated events would wait for each other; give it a value")
-    if not text.isprintable() and UNSAFE_TEXT.search(text):
+    if not is_safe(text):
         raise ContractError(
             f"the key {text!r} has characters that cannot travel in a header; remove control characters"
         )
     return text
+
+
+def is_safe(text: str) -> bool:
+    """Whether a text can travel as an attribute: without control characters and what is no character."""
+    # isprintable is one fast call and refuses a little too much; the expression, compiled when it is first needed, has the last word.
+    return text.isprintable() or re.search(_UNSAFE, text) is None
 
 
 def codec_for(contract: Contract) -> BodyCodec:
@@ -164,7 +170,7 @@ def _declare(
     # A version arrives from outside too, where `True` would pass for 1.
     if type(version) is not int or version < 1:
         raise ContractError(f"{name}: version {version!r} is not a whole number from 1; count versions 1, 2, 3")
-    if topic is not None and (not topic or UNSAFE_TEXT.search(topic)):
+    if topic is not None and (not topic or not is_safe(topic)):
         raise ContractError(f"{name}: {topic!r} cannot name a topic; leave it out to use the contract's name")
     if wire not in _WIRES:
         raise ContractError(f"{name}: unknown wire {wire!r}; use one of {', '.join(_WIRES)}")

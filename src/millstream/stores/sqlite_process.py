@@ -1,7 +1,6 @@
 """Which process of this machine somebody is, and whether it still lives."""
 
 import os
-import secrets
 import socket
 
 
@@ -17,7 +16,7 @@ def boot_id() -> str:
 def member_name() -> str:
     """Name a member so that others on this machine can tell whether it is alive; `:` and a label may follow."""
     pid = os.getpid()
-    return f"{_pid_namespace()}:{pid}:{_started(pid)}:{secrets.token_hex(4)}"
+    return f"{_pid_namespace()}:{pid}:{_started(pid)}:{os.urandom(4).hex()}"
 
 
 def label(member: str) -> str:

@@ -6,13 +6,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import consume, footprint, growth, latency, publish
+from benchmarks import consume, facts, footprint, growth, latency, publish
 from benchmarks.harness import Result, load, run_family
 from benchmarks.table import as_json, text
 
 FAMILIES = {
     "publish": publish.FAMILY,
     "consume": consume.FAMILY,
+    "facts": facts.FAMILY,
     "latency": latency.FAMILY,
     "start": footprint.START,
     "memory": footprint.FAMILY,

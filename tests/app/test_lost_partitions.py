@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from millstream import App, Topic, Transaction, event
+from millstream import App, Context, Retry, Topic, Transaction, event
 from millstream.app.system_clock import SystemClock
 from millstream.app.worker import GroupWorker
 from millstream.brokers.sqlite import SqliteBroker
+from millstream.contracts.errors import FencedError
 from millstream.contracts.partition import partition_of
 from millstream.core.broker import Partition
 from millstream.core.store import Mark
+from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_connection import Connection
+from millstream.stores.sqlite_file import SqliteFile
 from millstream.stores.sqlite_process import boot_id, member_name
 from millstream.stores.sqlite_wake import MEMBERS
 
@@ -72,6 +75,15 @@ async def until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not reached():
             await NOW.sleep(0)
+
+
+async def join(app: App, other: str, *, lasting: float = 1000) -> None:
+    """Have another member come, who takes nothing by itself; or go, when it does not last."""
+    assert isinstance(app.broker, SqliteBroker)
+    member = ("books.book", other, boot_id(), time.monotonic() + lasting)
+    await app.broker.file.write(
+        lambda connection: connection.execute("insert or replace into broker_member values(?, ?, ?, ?)", member) and None, wakes=MEMBERS
+    )
 
 
 async def lose(app: App, worker: GroupWorker) -> None:
@@ -200,3 +212,35 @@ async def test_a_handler_that_was_to_run_alone_is_not_run_again_once_its_deliver
         await worker.quiet()
 
     assert runs == [lost]
+
+
+async def test_a_partition_that_comes_back_is_not_given_up_for_the_sake_of_an_earlier_hand_over(tmp_path: Path) -> None:
+    """It was to be handed over while a retry was in flight; the worker started over, and has it again."""
+    app = App("books", schema=SCHEMA, topics=[Topic(name="paid", partitions=2)])
+    file = SqliteFile(tmp_path / "b.db")
+    broker = SqliteBroker(file, lease=0.5)
+    app.configure(broker=broker, store=SqliteStore(file, append=broker.append))
+    other, (key,), attempts, handled = member_name(), keys(KEPT, 1), list[int](), list[str]()
+
+    @app.subscriber(Paid, retry=Retry(first=0))
+    async def book(paid: Paid, context: Context) -> None:
+        attempts.append(context.attempt)
+        if len(attempts) == 1:
+            raise ValueError("not yet")
+        if len(attempts) == 2:
+            await asyncio.Event().wait()
+        handled.append(paid.order_id)
+
+    async with running(app) as worker:
+        await app.publish(Paid(key))
+        await until(lambda: len(attempts) == 2)
+        await join(app, other)
+        await until(lambda: worker.owned[KEPT].leaving)
+        leaving = {task for task in asyncio.all_tasks() if "GroupWorker._hand_over" in repr(task)}
+        await join(app, other, lasting=0)
+        worker.trouble(FencedError("as a test wants it"))
+        await asyncio.wait(leaving)
+        await until(lambda: len(handled) == 1)
+        await app.publish(Paid(key))
+        await until(lambda: len(handled) == 2)
+        assert not worker.owned[KEPT].leaving

@@ -64,6 +64,7 @@ class Owned:
         """Another owns it now."""
         self.gone = True
         self.in_flight.clear()
+        self.retrying.clear()
         self.chains.clear()
 
     def block(self, sequence: str) -> None:

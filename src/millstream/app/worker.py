@@ -226,11 +226,12 @@ class GroupWorker:
             owned.leaving = True
         while any(owned.in_flight or owned.retrying for owned in leaving) and self._clock.monotonic() < deadline:
             await self._progressed(LOOK)
+        # What is gone already may have come back meanwhile, and is not to be given up then.
+        fences = {owned.partition: owned.epoch for owned in leaving if not owned.gone}
         try:
-            fences = {owned.partition: owned.epoch for owned in leaving if not owned.gone}
-            await self._drop(partitions)
+            await self._drop(fences)
             await self._store.unassign(self.group, fences)
-            await subscription.release(partitions)
+            await subscription.release(tuple(fences))
         except MillstreamError as error:
             self.trouble(error)
 

@@ -78,7 +78,10 @@ soak: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and powe
 services: .venv/.ready ## Real servers on loopback, for the tests: ONLY=kafka starts one; the URLs are kept in .services/env
 	@$(RUN)python -m tools.services start $(ONLY)
 
-services-stop: .venv/.ready ## End them
+services-stop: .venv/.ready ## End them, and forget what they held
 	@$(RUN)python -m tools.services stop $(ONLY)
 
-.PHONY: help console front demo test unit docs check lint imports types fix bench soak services services-stop
+brokers: .venv/.ready ## The brokers' tests on real servers, started and stopped for them: ONLY=kafka for one
+	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)pytest tests/brokers $(ARGS)
+
+.PHONY: help console front demo test unit docs check lint imports types fix bench soak services services-stop brokers

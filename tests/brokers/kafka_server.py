@@ -1,12 +1,12 @@
 """The Kafka server that tests work on, the one of `make services`, and the words that its tests share."""
 
 import asyncio
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tests.brokers.servers import server_url
 from tools.services.kafka import Kafka
 
 from millstream.brokers.kafka import KafkaBroker
@@ -19,14 +19,8 @@ PATIENCE = 30.0
 
 
 def kafka_url(variable: str = VARIABLE) -> str:
-    """Where it is; the test is skipped when nobody has started one, and fails where that was promised."""
-    url = os.environ.get(variable)
-    if url:
-        return url
-    how = f"{variable} is not set: make services ONLY=kafka; source .services/env"
-    if os.environ.get("MILLSTREAM_TEST_SERVICES"):
-        pytest.fail(f"the servers were asked for (MILLSTREAM_TEST_SERVICES), and {how}")
-    pytest.skip(how)
+    """Where it is; the test is skipped when nobody has started one."""
+    return server_url("kafka", variable)
 
 
 async def restart_kafka() -> None:

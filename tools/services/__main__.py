@@ -1,7 +1,13 @@
-"""`python -m tools.services start|stop|restart|env [NAME...]`: real servers on loopback."""
+"""`python -m tools.services start|stop|restart|env [NAME...]`: real servers on loopback.
+
+`python -m tools.services run [NAME...] -- COMMAND` starts them, runs a command that finds
+their URLs in its environment, and stops those that did not run before.
+"""
 
 import argparse
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -10,19 +16,25 @@ from tools.services.service import HOME, Service, ServiceError
 
 SERVICES: tuple[type[Service], ...] = (Kafka,)
 ENV = HOME / "env"
+#: Tells tests which servers have to be there.
+ASKED = "MILLSTREAM_TEST_SERVICES"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    ours, command = (arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]) if "--" in arguments else (arguments, [])
     parser = argparse.ArgumentParser(prog="python -m tools.services", description="Real servers on this machine's loopback.")
-    parser.add_argument("command", choices=["start", "stop", "restart", "env"])
+    parser.add_argument("command", choices=["start", "stop", "restart", "env", "run"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all of them when none is named: {', '.join(_names())}")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(ours)
     unknown = set(options.names) - set(_names())
     if unknown:
         parser.error(f"there is no service {', '.join(sorted(unknown))}; there are {', '.join(_names())}")
     chosen = [service() for service in SERVICES if not options.names or service.name in options.names]
     try:
+        if options.command == "run":
+            return _run(chosen, command)
         for service in chosen:
             _act(options.command, service)
     except ServiceError as error:
@@ -32,16 +44,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(command: str, service: Service) -> None:
-    if command in ("stop", "restart"):
-        service.stop(kill=command == "restart")
-        _remember(service, {})
+    if command == "stop":
+        _stop(service)
+        return
+    if command == "restart":
+        service.stop(kill=True)
     if command in ("start", "restart"):
-        service.install()
-        service.start()
-        _remember(service, service.env())
-    if command != "stop":
+        _start(service)
+    if service.is_running():
         for name, value in service.env().items():
             print(f"export {name}={shlex.quote(value)}")
+
+
+def _run(services: Sequence[Service], command: Sequence[str]) -> int:
+    """Run a command beside these servers; tests in it fail rather than skip when a server is missing."""
+    started: list[Service] = []
+    try:
+        for service in services:
+            if not service.is_running():
+                started.append(service)
+                _start(service)
+        urls = {name: value for service in services for name, value in service.env().items()}
+        return subprocess.run(command, env={**os.environ, **urls, ASKED: " ".join(s.name for s in services)}, check=False).returncode
+    finally:
+        for service in started:
+            _stop(service)
+
+
+def _start(service: Service) -> None:
+    service.install()
+    service.start()
+    _remember(service, service.env())
+
+
+def _stop(service: Service) -> None:
+    service.stop()
+    service.clear()
+    _remember(service, {})
 
 
 def _remember(service: Service, env: Mapping[str, str]) -> None:

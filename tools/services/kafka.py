@@ -123,6 +123,8 @@ class KafkaCluster:
             "listeners": ",".join(listening),
             "advertised.listeners": ",".join(advertised),
             "listener.security.protocol.map": "PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
+            # Tests make hundreds of partitions.
+            "log.index.size.max.bytes": 262_144,
             "log.dirs": self.folder / f"data-{number}",
             "auto.create.topics.enable": "false",
             "min.insync.replicas": 2 if copies > 2 else 1,
@@ -180,6 +182,12 @@ class Kafka:
 
     def stop(self, *, kill: bool = False) -> None:
         self.cluster.stop(kill=kill)
+
+    def is_running(self) -> bool:
+        return self.cluster.pid() is not None
+
+    def clear(self) -> None:
+        shutil.rmtree(self.cluster.folder, ignore_errors=True)
 
     def env(self) -> Mapping[str, str]:
         secure = f"kafka://{USER}:{PASSWORD}@{self.cluster.secure_bootstrap}?ca={self.cluster.ca}"

@@ -40,6 +40,14 @@ class Service(Protocol):
         """End its processes and wait until they are gone; with `kill` without asking them."""
         ...
 
+    def is_running(self) -> bool:
+        """Whether somebody has started it, and nobody has stopped it."""
+        ...
+
+    def clear(self) -> None:
+        """Forget what it held, once it is stopped."""
+        ...
+
     def env(self) -> Mapping[str, str]:
         """What tests need to know to reach it: MILLSTREAM_TEST_... and the URL."""
         ...

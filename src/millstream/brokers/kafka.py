@@ -37,6 +37,7 @@ DEFAULT_PARTITIONS = 8
 #: The largest body, and what attributes, key and Kafka's own framing may add to it.
 LARGEST = 1 << 20
 AROUND = 256 << 10
+FRAME = 100
 KEEP_ALL = -1
 #: Seconds until every server knows a topic that was made.
 APPEARS = 30.0
@@ -72,7 +73,7 @@ class KafkaBroker:
         self._reader = KafkaReader(self._cluster.id)
         self._history = KafkaHistory(self._settings)
         self._groups = KafkaGroups(self._settings, self._history)
-        self._producer = KafkaProducer(self._settings, LARGEST + AROUND)
+        self._producer = KafkaProducer(self._settings, LARGEST + AROUND - FRAME)
         return self
 
     async def __aexit__(
@@ -277,15 +278,23 @@ class KafkaBroker:
                 if unusable and item.topic in unusable:
                     raise unusable[item.topic]
                 record = pack(item)
-                if len(record[1]) > LARGEST:
-                    raise TooLargeError(
-                        f"{item.id or 'a message'} for {item.topic!r} has {len(record[1])} bytes, and this broker takes {LARGEST}: "
-                        "publish a reference to where the rest is."
-                    )
+                if len(record[1]) + AROUND > self._topics[item.topic].largest:
+                    self._check_size(item.id, record)
                 records.append(record)
             except MillstreamError as error:
                 results[index] = error
         return results, records
+
+    def _check_size(self, id: str, record: Outgoing) -> None:
+        """Refuse what the topic would refuse, and with it whatever is sent together with it."""
+        topic, value, key, headers = record
+        around = len(key or b"") + sum(len(name) + len(text or b"") + 10 for name, text in headers) + FRAME
+        largest = self._topics[topic].largest
+        if len(value) > LARGEST or len(value) + around > largest:
+            raise TooLargeError(
+                f"{id or 'a message'} for {topic!r} has {len(value)} bytes, and {around} around them: this broker takes {LARGEST}, and "
+                f"this topic {largest} in all. Publish a reference to where the rest is."
+            )
 
     async def _unusable(self, names: set[str]) -> dict[str, MillstreamError]:
         """Topics that cannot be published to, and why."""
@@ -335,6 +344,9 @@ class KafkaBroker:
     async def open(self, group: str, member: str = "") -> KafkaSubscription:
         record = await self._record(group)
         await self._learn(list(record.topics))
+        gone = [name for name in record.topics if name not in self._topics]
+        if gone:
+            raise BrokerError(f"group {group!r} reads topic {gone[0]!r}, which is not on {self.name} any more: declare it again.")
         subscription = KafkaSubscription(
             record,
             self._consumer_config(group, member or f"{socket.gethostname()}:{os.getpid()}"),
@@ -349,7 +361,7 @@ class KafkaBroker:
         return subscription
 
     def _transactions(self, group: str, membership: Membership) -> KafkaTransactions:
-        return KafkaTransactions(self._settings, group, membership, LARGEST + AROUND)
+        return KafkaTransactions(self._settings, group, membership, LARGEST + AROUND - FRAME)
 
     def _consumer_config(self, group: str, member: str) -> dict[str, Any]:
         # Cooperative: partitions that stay with a member are worked on while others move.
@@ -373,6 +385,9 @@ class KafkaBroker:
     async def _learn(self, topics: Sequence[str]) -> None:
         """Have the ids of these topics as they are now: one that was deleted and made anew has another."""
         found = await self._known(topics)
+        for name in topics:
+            if name not in found:
+                self._topics.pop(name, None)
         self._reader.topic_ids = {**self._reader.topic_ids, **{name: topic.id for name, topic in found.items()}}
 
     async def read(self, partition: Partition, position: int, most: int) -> Sequence[Delivery]:
@@ -443,8 +458,8 @@ class KafkaBroker:
 
     async def position_at(self, partition: Partition, micros: int) -> int:
         await self._check_partition(partition)
-        # Kafka counts milliseconds: the first one that began at that time or later.
-        found = await self._cluster.offset_at(partition, max(0, -(-micros // 1000)))
+        # Kafka counts milliseconds: rather one event too many than one too few.
+        found = await self._cluster.offset_at(partition, max(0, micros // 1000))
         return (await self._cluster.heads([partition]))[partition] if found is None else found
 
     async def retain(self, topic: str, *, force: bool = False) -> int:

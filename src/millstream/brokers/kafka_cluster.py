@@ -48,6 +48,9 @@ class Described:
     """The copies of its least copied partition."""
     config: Mapping[str, str]
 
+    largest: int
+    """Bytes that a record may have, with all that is around its value."""
+
     def number(self, name: str) -> int:
         """A setting that is a number."""
         return int(self.config.get(name) or -1)
@@ -129,7 +132,11 @@ class KafkaCluster:
         configs = await self._configs(ResourceType.TOPIC, list(found)) if found else {}
         return {
             name: Described(
-                str(topic.topic_id), len(topic.partitions), min((len(p.replicas) for p in topic.partitions), default=0), configs[name]
+                id=str(topic.topic_id),
+                partitions=len(topic.partitions),
+                replication=min((len(p.replicas) for p in topic.partitions), default=0),
+                config=configs[name],
+                largest=int(configs[name].get("max.message.bytes") or 1 << 20),
             )
             for name, topic in found.items()
         }

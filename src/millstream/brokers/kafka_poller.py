@@ -152,7 +152,12 @@ class Poller:
     def membership(self, partitions: Sequence[Partition]) -> "Future[Any]":
         """What a transaction needs to prove that these are ours; None if they are not."""
         answer: Future[Any] = Future()
-        self._ask(lambda: answer.set_result(self._consumer.consumer_group_metadata() if self._assigned.issuperset(partitions) else None))
+
+        def look() -> None:
+            ours = self._assigned.issuperset(partitions) and not self._closing
+            answer.set_result(self._consumer.consumer_group_metadata() if ours else None)
+
+        self._ask(look)
         return answer
 
     def received(self, records: int, size: int) -> None:

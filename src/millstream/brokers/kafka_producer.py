@@ -117,6 +117,8 @@ class KafkaProducer:
             "linger.ms": 0,
             "max.in.flight.requests.per.connection": 1,
             "message.max.bytes": self._largest,
+            # Well below what the smallest of usual topics takes at a time.
+            "batch.size": 262_144,
             # Records give up together, see _look, and never one before another.
             "message.timeout.ms": 0,
             "enable.gapless.guarantee": True,

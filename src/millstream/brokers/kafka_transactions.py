@@ -55,7 +55,10 @@ class KafkaTransactions:
 
     def _run(self, records: Sequence[Outgoing], offsets: Mapping[Partition, int]) -> None:
         for attempt in range(ATTEMPTS):
-            member = self._membership(tuple(offsets)).result(TIMEOUT)
+            try:
+                member = self._membership(tuple(offsets)).result(TIMEOUT)
+            except TimeoutError:
+                member = None
             if member is None:
                 raise self._fenced("the group has given the partitions to another member")
             try:

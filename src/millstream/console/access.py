@@ -8,7 +8,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
+
+from millstream.console.respond import refuse
 
 Role = Literal["viewer", "operator", "admin"]
 
@@ -87,11 +89,6 @@ class Access:
             return True
         site = request.headers.get("sec-fetch-site", "same-origin")
         return site not in ("same-origin", "none") and not (site == "same-site" and origin is not None)
-
-
-def refuse(status: int, what: str) -> Response:
-    """An error as JSON, with what to do."""
-    return JSONResponse({"error": what}, status_code=status)
 
 
 def allows(role: Role | None, needed: Role) -> bool:

@@ -59,7 +59,8 @@ class Live:
                     for event in fact.events:
                         self._dot(f"app:{fact.app}", f"event:{event.type}", "published", event.id, event.key, event.correlation)
                 case OperationFact():
-                    self._send("operation", {"id": fact.operation.id, "status": fact.status, "detail": fact.detail})
+                    # Of one that was sent in parts, the whole.
+                    self.operation(fact.operation.id.partition(".")[0], fact.status, fact.detail)
                 case Manifest():
                     self._send("manifest", {"app": fact.app})
                 case Heartbeat():
@@ -68,6 +69,10 @@ class Live:
                 case Waiting():
                     self._send("manifest", {"app": fact.app})
         self._flush()
+
+    def operation(self, id_: str, status: str, detail: str) -> None:
+        """Tell what became of an operation."""
+        self._send("operation", {"id": id_, "status": status, "detail": detail})
 
     def published(self, envelopes: Sequence[Envelope]) -> None:
         """Note what was published from here."""

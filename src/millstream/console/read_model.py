@@ -113,20 +113,47 @@ class ReadModel:
     # Operations
 
     async def operations(self, limit: int = 200, group: str | None = None) -> list[dict[str, Any]]:
-        """What operators asked for, the newest first."""
-        where = "" if group is None else "where grp=?"
+        """What operators asked for, the newest first: from here, with what became of it, and from elsewhere, as facts tell."""
+        where = "1" if group is None else "grp=?"
         rows = await self._read(
-            "select id, kind, grp, by, reason, at, status, detail, answered, body from operation"  # noqa: S608
-            f" {where} order by at desc limit ?",
-            *([] if group is None else [group]), limit,
+            f"select * from (select {ASKED} from asked where {where} order by at desc limit ?) union all select * from"  # noqa: S608
+            f" (select {ANSWERED} from operation where {where} and not exists(select 1 from part where part.id=operation.id)"
+            " order by at desc limit ?) order by 6 desc limit ?",
+            *([] if group is None else [group]), limit, *([] if group is None else [group]), limit, limit,
         )  # fmt: skip
-        return [
-            {
-                "id": id_, "kind": kind, "group": grp, "by": by, "reason": reason, "at": at / 1e6, "status": status, "detail": detail,
-                "answered": None if answered is None else answered / 1e6, "events": _json(body).get("events", []),
-            }
-            for id_, kind, grp, by, reason, at, status, detail, answered, body in rows
-        ]  # fmt: skip
+        return [_operation(row) for row in rows]
+
+    async def operation(self, id_: str) -> dict[str, Any] | None:
+        """One of them, with all the events that it names."""
+        rows = await self._read(f"select {ASKED} from asked where id=?1 union all select {ANSWERED} from operation where id=?1", id_)  # noqa: S608
+        if not rows:
+            return None
+        parts = await self._read("select events from part where asked=? order by number", id_)
+        operation = _operation(rows[0])
+        if parts:
+            operation["events"] = [event[:2] for (events,) in parts for event in _json(events)]
+        return operation
+
+
+#: The same columns of what was asked here, and of what was answered to whoever asked. The first events are enough for a list.
+ASKED = (
+    "id, kind, grp, by, reason, at, status, detail, answered, canary, wanted, handled, failed, discarded,"
+    " (select events from part where asked=asked.id order by number limit 1)"
+)
+ANSWERED = (
+    "id, kind, grp, by, reason, at, status, detail, answered, 0, json_array_length(body, '$.events'), null, null, null, body->>'$.events'"
+)
+LISTED = 20
+
+
+def _operation(row: tuple[Any, ...]) -> dict[str, Any]:
+    id_, kind, group, by, reason, at, status, detail, answered, canary, asked, handled, failed, discarded, events = row
+    return {
+        "id": id_, "kind": kind, "group": group, "by": by, "reason": reason, "at": at / 1e6, "status": status, "detail": detail,
+        "answered": None if answered is None else answered / 1e6, "canary": bool(canary),
+        "progress": {"asked": asked or 0, "handled": handled, "failed": failed, "discarded": discarded},
+        "events": [event[:2] for event in _json(events or "[]")[:LISTED]],
+    }  # fmt: skip
 
 
 def steps_of(window: float, until: float | None = None) -> tuple[int, int, int]:

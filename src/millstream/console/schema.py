@@ -8,7 +8,7 @@ their type, and the first of a correlation by its id.
 """
 
 #: Read models of another number are deleted, and made anew from the facts.
-VERSION = 2
+VERSION = 3
 
 #: What can become of an attempt; a row holds its index. The order is part of the tables.
 KINDS: tuple[str, ...] = ("handled", "retry", "parked", "queued", "duplicate", "skipped", "discarded")
@@ -95,4 +95,15 @@ create table if not exists operation(
   status text not null, detail text not null, answered integer, body text not null) without rowid;
 create index if not exists operation_at on operation(at);
 create index if not exists operation_group on operation(grp, at);
+
+create table if not exists asked(
+  id text primary key, kind text not null, grp text not null, by text not null, reason text not null, at integer not null,
+  status text not null, detail text not null, answered integer, canary integer not null, data blob not null, positions text not null,
+  effects integer not null, wanted integer not null, handled integer not null default 0, failed integer not null default 0,
+  discarded integer not null default 0) without rowid;
+create index if not exists asked_open on asked(at) where status in ('sent', 'accepted');
+create index if not exists asked_at on asked(at);
+create table if not exists part(
+  id text primary key, asked text not null, number integer not null, sent integer, events text not null) without rowid;
+create index if not exists part_asked on part(asked, number);
 """

@@ -20,14 +20,17 @@ from starlette.routing import Route
 
 from millstream.app.app import App
 from millstream.app.connect import connect_broker, connect_store
-from millstream.console.access import Access, Guard, Role, refuse
+from millstream.console.access import Access, Guard, Role
 from millstream.console.answers import Answers
 from millstream.console.api import Api
+from millstream.console.changes import Changes
 from millstream.console.lab import LabClient
 from millstream.console.live import Live
 from millstream.console.model_file import discard_other_versions, path_of_model
 from millstream.console.projection import add_projection
 from millstream.console.read_model import ReadModel
+from millstream.console.respond import refuse
+from millstream.console.runner import Runner
 from millstream.console.schema import SCHEMA
 from millstream.console.standings import note_standings
 from millstream.console.watch import EVERY, Watch
@@ -125,7 +128,9 @@ class Console:
             live = self._live = Live()
             model = ReadModel(reader)
             answers = Answers(model, watch, app.broker)
-            api = Api(answers, model, app.broker, self._access, live, name=self._name, key=self._key, lab=self._lab)
+            runner = Runner(app.store, reader, app.broker, self._key, live.operation)
+            changes = Changes(answers, model, app.broker, self._access, live, runner)
+            api = Api(answers, model, app.broker, self._access, live, changes, name=self._name, lab=self._lab)
             server = _Server(uvicorn.Config(self._site(api), log_level="warning", access_log=False, lifespan="off"))
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -133,6 +138,7 @@ class Console:
                         tasks.create_task(watch.run()),
                         tasks.create_task(_tell_verdicts(live, answers)),
                         tasks.create_task(note_standings(app.store, answers)),
+                        tasks.create_task(runner.run()),
                     ]
                     working = tasks.create_task(app.run(stop))
                     serving = tasks.create_task(server.serve(sockets=[self._socket]))

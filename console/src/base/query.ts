@@ -20,6 +20,8 @@ export const frozen = signal(false);
 /** Answers of the places that were seen last, so that going back paints at once. */
 const known = new Map<string, { data: unknown; at: number }>();
 const MOST_KNOWN = 60;
+/** After a refusal the same question is asked so many times less often. */
+const SLOWER = 2;
 
 const asking = new Set<() => void>();
 let soon: ReturnType<typeof setTimeout> | undefined;
@@ -65,9 +67,9 @@ export function useQuery<T>(path: string | null, every = 2): Query<T> {
     let abort: AbortController | undefined;
     let over = false;
 
-    const later = () => {
+    const later = (times = 1) => {
       clearTimeout(timer);
-      if (!over && every > 0) timer = setTimeout(ask, every * 1000);
+      if (!over && every > 0) timer = setTimeout(ask, every * times * 1000);
     };
     const ask = () => {
       if (abort) return;
@@ -93,7 +95,7 @@ export function useQuery<T>(path: string | null, every = 2): Query<T> {
           mine.error = error instanceof Failure ? error : new Failure(0, String(error), path);
           if (mine.error.status === 404) mine.data = undefined;
           draw((n) => n + 1);
-          later();
+          later(mine.error.unreachable ? 1 : SLOWER);
         },
       );
     };

@@ -26,6 +26,7 @@ interface Props {
   /** Set to what draws the dots once more, after the view has moved. */
   paint: { current: () => void };
   correlation: string | null;
+  still?: boolean;
   onPace?: (pace: Pace) => void;
 }
 
@@ -92,7 +93,7 @@ function animate(
     if (!frame) draw();
   };
   const stop = onPulse((pulse) => {
-    dots.take(pulse, idOf, performance.now(), calm.matches || document.hidden);
+    dots.take(pulse, idOf, performance.now(), calm.matches || document.hidden || latest.current.still === true);
     if (!frame && dots.count) frame = requestAnimationFrame(step);
   });
   const timer = setInterval(() => {

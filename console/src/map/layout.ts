@@ -46,7 +46,7 @@ export interface Layout {
 }
 
 const PAD = { side: 12, top: 26, bottom: 12 };
-const MARGIN = 20;
+const MARGIN = 12;
 /** Members of a service that are farther apart than so many layers get frames of their own. */
 const APART = 2;
 
@@ -75,7 +75,7 @@ export function layOut(given: LayoutRequest): Layout {
 function run(request: LayoutRequest, parents: ReadonlyMap<string, string>, constraints: OrderConstraint[]): Dagre {
   const graph = new Dagre({ compound: true });
   const across = request.direction === "LR" ? 40 : 36;
-  graph.setGraph({ rankdir: request.direction, nodesep: across, edgesep: 18, ranksep: request.direction === "LR" ? 52 : 44, marginx: 0, marginy: 0, ranker: "network-simplex" });
+  graph.setGraph({ rankdir: request.direction, nodesep: across, edgesep: 18, ranksep: request.direction === "LR" ? 46 : 44, marginx: 0, marginy: 0, ranker: "network-simplex" });
   graph.setDefaultEdgeLabel(() => ({}));
   for (const name of [...new Set(parents.values())].sort()) graph.setNode(name, { width: 0, height: 0 });
   for (const node of request.nodes) {

@@ -28,6 +28,8 @@ export interface Graph {
   edges: Edge[];
   services: Service[];
   window: number;
+  /** It shows how it was: nothing is known of the health of groups then. */
+  past: boolean;
 }
 
 export type Level = "handlers" | "services";
@@ -45,16 +47,16 @@ function sizeOf(kind: NodeKind, label: string): { width: number; height: number 
   const text = Math.min(26, [...label].length) * CHARACTER;
   switch (kind) {
     case "event":
-      return { width: Math.max(110, text + 52), height: 34 };
+      return { width: Math.max(104, text + 44), height: 34 };
     case "producer":
-      return { width: 118, height: 34 };
+      return { width: 142, height: 34 };
     case "handler":
     case "service":
-      return { width: Math.max(160, text + 48), height: 56 };
+      return { width: Math.max(152, text + 46), height: 56 };
   }
 }
 
-export function graphOf(map: FlowMap, level: Level): Graph {
+export function graphOf(map: FlowMap, level: Level, past = false): Graph {
   const alive = new Map(map.services.map((service) => [service.name, service.alive]));
   const shown = level === "services" ? folded(map) : map;
   const nodes = shown.nodes.map((node): Node => {
@@ -67,7 +69,7 @@ export function graphOf(map: FlowMap, level: Level): Graph {
     .map((edge): Edge => ({ id: edgeId(edge.from, edge.to), from: edge.from, to: edge.to, edge }));
   nodes.sort((a, b) => (a.id < b.id ? -1 : 1));
   edges.sort((a, b) => (a.id < b.id ? -1 : 1));
-  return { nodes, edges, services: map.services, window: map.span };
+  return { nodes, edges, services: map.services, window: map.span, past };
 }
 
 /** One node for each service, with the worst health of its handlers. */

@@ -73,6 +73,7 @@ export function Picture({ graph, layout, selected, lit, walk, played }: Picturin
               box={box}
               version={node.node.version ?? null}
               state={node.node.health?.state ?? null}
+              unknown={graph.past ? "" : "No position yet"}
               numbers={numbersOf(node, graph)}
               dead={node.node.dead ?? 0}
               name={nameOf(node)}
@@ -211,6 +212,7 @@ interface NodeProps {
   box: Box;
   version: number | null;
   state: NonNullable<Node["node"]["health"]>["state"] | null;
+  unknown: string;
   numbers: string;
   dead: number;
   name: string;
@@ -220,7 +222,7 @@ interface NodeProps {
 }
 
 const NodeShape = memo((props: NodeProps) => {
-  const { id, kind, label, box, version, state, numbers, dead, name, selected, faded, end, alive } = props;
+  const { id, kind, label, box, version, state, unknown, numbers, dead, name, selected, faded, end, alive } = props;
   const look = end ? ofFate(end) : state ? ofGroup(state) : null;
   const [w, h] = [box.width, box.height];
   const short = beginning(line(label), 27);
@@ -249,7 +251,7 @@ const NodeShape = memo((props: NodeProps) => {
             {short}
           </text>
           <text class="word" x="14" y="42">
-            {look ? look.word : "No position yet"}
+            {look ? look.word : unknown}
           </text>
           <text class="numbers" x={w - 12} y="42" text-anchor="end">
             {numbers}

@@ -16,6 +16,7 @@ import { Copy, Foreign } from "../ui/text";
 import { json, mermaid, svg } from "./export";
 import { Inspector } from "./inspector";
 import type { Direction } from "./layout";
+import { PastStrip } from "./past";
 import { around, type Graph, graphOf, type Level, TOO_MANY, WIDTHS } from "./model";
 import { Stage } from "./stage";
 import { MapTable } from "./table";
@@ -40,14 +41,19 @@ const WINDOWS = [
 export function MapScreen() {
   const window_ = WINDOWS.some(([value]) => value === param("window")) ? (param("window") as string) : "60";
   const correlation = param("corr");
-  const found = useQuery<FlowMap>(`/api/map?window=${window_}`, 2);
+  const at = Number(param("at")) || null;
+  const found = useQuery<FlowMap>(`/api/map${parameters({ window: window_, at })}`, at === null ? 2 : 0);
   const trace = useQuery<Trace>(correlation === null ? null : `/api/trace/${encodeURIComponent(correlation)}`, 2);
   // On a phone the list comes first; the map is a tap away.
   const view = param("view") ?? (narrow.value && correlation === null && param("node") === null ? "table" : "map");
-  const map = found.data;
+  // While another moment is fetched, the one before it stays.
+  const last = useRef<FlowMap | undefined>(undefined);
+  const map = found.data ?? last.current;
+  last.current = map;
+  const past = at !== null || param("past") !== null;
   const level: Level = param("level") === "services" || (param("level") === null && (map?.nodes.length ?? 0) > TOO_MANY) ? "services" : "handlers";
   const direction: Direction = (param("dir") ?? (narrow.value ? "TB" : "LR")) === "TB" ? "TB" : "LR";
-  const graph = useMemo(() => (map ? graphOf(map, level) : undefined), [map, level]);
+  const graph = useMemo(() => (map ? graphOf(map, level, at !== null) : undefined), [map, level, at]);
   const { layout, error } = useLayout(graph, direction);
   const selected = param("node");
   const focus = param("focus");
@@ -96,6 +102,9 @@ export function MapScreen() {
             <Icon name="close" size={14} /> Everything
           </button>
         )}
+        <button type="button" class="button" aria-pressed={past ? "true" : "false"} title="Look at how it was" onClick={() => setParams({ past: past ? null : "1", at: null })}>
+          <Icon name="undo" /> Past
+        </button>
         <button type="button" class="button icon" aria-label={direction === "LR" ? "From top to bottom" : "From left to right"} title="Direction (l)" onClick={turn}>
           <Icon name="turn" />
         </button>
@@ -130,6 +139,7 @@ export function MapScreen() {
             walk={correlation === null ? null : walk}
             played={player.played}
             correlation={trace.data?.correlation ?? null}
+            still={at !== null}
             onSelect={select}
             onFocus={(id) => setParams({ focus: id })}
             onTurn={turn}
@@ -143,6 +153,7 @@ export function MapScreen() {
           <Inspector map={map} graph={graph} selected={selected} onClose={() => select(null)} onFocus={(id) => setParams({ focus: id })} key={selected} />
         )}
       </div>
+      {past && <PastStrip at={at} />}
       {view === "map" && graph && graph.nodes.length > 0 && <Legend graph={graph} />}
     </div>
   );

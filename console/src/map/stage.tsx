@@ -23,6 +23,8 @@ export interface StageProps {
   walk: Walk | null;
   played: number | null;
   correlation: string | null;
+  /** What happens now is not what the map shows. */
+  still: boolean;
   onSelect: (id: string | null) => void;
   onFocus: (id: string | null) => void;
   onTurn: () => void;
@@ -199,7 +201,7 @@ export function Stage(props: StageProps) {
           <Picture graph={graph} layout={layout} selected={selected} lit={props.lit} walk={props.walk} played={props.played} />
         </g>
       </svg>
-      <DotLayer map={props.map} level={props.level} layout={layout} dots={dots.current} view={view} paint={paint} correlation={props.correlation} onPace={setPace} />
+      <DotLayer map={props.map} level={props.level} layout={layout} dots={dots.current} view={view} paint={paint} correlation={props.correlation} still={props.still} onPace={setPace} />
       <PaceNote pace={pace} />
       {hovered && (
         <div class="dot-tip" style={{ left: `${hovered.at.x}px`, top: `${hovered.at.y}px` }}>

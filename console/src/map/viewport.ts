@@ -33,7 +33,7 @@ export function toMap(view: View, point: Point): Point {
 export type Detail = "far" | "middle" | "near";
 
 export function detailOf(scale: number): Detail {
-  return scale < 0.4 ? "far" : scale < 0.8 ? "middle" : "near";
+  return scale < 0.35 ? "far" : scale < 0.62 ? "middle" : "near";
 }
 
 /** Listen to pointers and the wheel on an element; `moved` is told of every new view. Returns what ends it. */

@@ -49,7 +49,7 @@ export function EventList({ topic }: { topic: string | null }) {
   return (
     <>
       <div class="filterbar">
-        <SearchField name="q" label="Filter events" placeholder="type:order.placed key:ord_81 status:dead since:15m -group:analytics" value={filter} />
+        <SearchField name="q" label="Filter events" placeholder="type:order.placed key:ord_81 status:dead since:15m -group:analytics" value={filter} code />
       </div>
       <Found topic={topic} filter={settled} key={settled} />
     </>

@@ -136,12 +136,19 @@ const RULES: Record<number, string> = {
 
 function VerdictCard({ group }: { group: GroupDetail }) {
   const look = ofGroup(group.verdict.state);
+  const sentence = line(group.verdict.sentence);
   return (
     <div class={`callout tone-${look.tone}`}>
       <Glyph name={look.glyph} size={14} />
       <div>
         <p>
-          <strong>{look.word}.</strong> {says(group.verdict) && `${line(group.verdict.sentence)}.`}
+          {sentence.startsWith(look.word) ? (
+            <strong>{sentence}.</strong>
+          ) : (
+            <>
+              <strong>{look.word}.</strong> {sentence}.
+            </>
+          )}
         </p>
         <details class="small dim">
           <summary>Why?</summary>

@@ -220,7 +220,7 @@ function GroupList({ groups }: { groups: Group[] }) {
       <tbody>
         {groups.slice(0, 12).map((group) => (
           <tr key={group.name} class="link">
-            <td>
+            <td class="full">
               <a class="row-link" href={to("groups", group.name)}>
                 <Foreign text={group.name} />
               </a>

@@ -232,7 +232,7 @@ function Ruler({ scale }: { scale: Scale }) {
       </div>
       <div class="lane">
         {marks.map((at) => (
-          <span key={at} style={{ left: `${at * 100}%` }} class={at === 1 ? "last" : at === 0 ? "first" : ""}>
+          <span key={at} style={{ left: `${at * 100}%` }} class={at === 1 ? "last" : at === 0 ? "first" : at === 0.5 ? "" : "quarter"}>
             {at === 0 ? "0" : `+${duration(whole * at)}`}
           </span>
         ))}

@@ -72,7 +72,7 @@ export function OperationSheet({ asking, onClose }: { asking: Asking; onClose: (
       onClose={onClose}
       footer={
         <>
-          <button type="button" class="button" onClick={onClose}>
+          <button type="button" class="button" autofocus={asking.reason === "none"} onClick={onClose}>
             Cancel
           </button>
           <button type="button" class={`button primary ${asking.danger ? "danger" : ""}`} disabled={!ready || busy} onClick={() => void submit()}>
@@ -88,6 +88,7 @@ export function OperationSheet({ asking, onClose }: { asking: Asking; onClose: (
           <input
             id={reasonId}
             type="text"
+            autofocus
             maxLength={500}
             autocomplete="off"
             required={asking.reason === "required"}

@@ -125,10 +125,11 @@ export function Tabs<T extends string>({ label, value, options, name = "tab" }: 
 }
 
 /** A field of a filter that stands in the URL. */
-export function SearchField({ name, label, placeholder, value }: { name: string; label: string; placeholder: string; value: string }) {
+export function SearchField({ name, label, placeholder, value, code }: { name: string; label: string; placeholder: string; value: string; code?: boolean }) {
   return (
     <input
       type="search"
+      class={code ? "code" : ""}
       data-filter
       aria-label={label}
       placeholder={placeholder}

@@ -8,6 +8,7 @@ from millstream.app.reporter import MOST_PENDING, Reporter
 from millstream.app.system_clock import SystemClock
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError, StoreFullError, TooLargeError
+from millstream.core.broker import Group, Topic
 from millstream.core.facts import Operation
 
 
@@ -18,6 +19,9 @@ class Broker:
         self.answer = answer
         self.asked, self.may = asyncio.Event(), asyncio.Event()
         self.taken: list[Sequence[Envelope]] = []
+
+    async def declare(self, topics: Sequence[Topic], groups: Sequence[Group]) -> None:
+        """Have them."""
 
     async def publish(self, envelopes: Sequence[Envelope]) -> list[MillstreamError | None]:
         self.taken.append(tuple(envelopes))

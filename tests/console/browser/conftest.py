@@ -1,0 +1,65 @@
+"""One browser for all tests of this folder, and the shops that they look at."""
+
+import os
+import shutil
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+from tests.console.browser.shop import Shop, open_shop
+from tests.console.browser.visit import Visit, visiting
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def missing(what: str, command: str) -> str:
+    """Skip, and say how to get it; in CI nothing may be missing."""
+    message = f"{what} is not there: {command}"
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def executable() -> str:
+    """The machine's own Chromium."""
+    return next(filter(None, map(shutil.which, NAMES)), None) or missing(
+        "Chromium", "apt-get install --no-install-recommends chromium (as root, `make browser` does it)"
+    )
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def browser(executable: str) -> AsyncGenerator[Browser]:
+    """A browser that reaches no other machine."""
+    arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Shop]:
+    """A shop for the tests of one file."""
+    async with open_shop(tmp_path_factory.mktemp("shop") / "data") as shop:
+        yield shop
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def cookies(browser: Browser, shop: Shop) -> list[Any]:
+    """What a browser keeps that has used the printed address, which works once."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    await page.goto(shop.ready["console"])
+    kept = await context.cookies()
+    await context.close()
+    return list(kept)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visit(browser: Browser, shop: Shop, cookies: list[Any]) -> AsyncGenerator[Visit]:
+    """Somebody who looks at the shop's console."""
+    async with visiting(browser, shop.console, cookies) as visit:
+        yield visit

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import itertools
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
-from benchmarks.orders import Tick
+from benchmarks import bare
+from benchmarks.orders import Tick, orders
 from benchmarks.stopwatch import Stopwatch, percentile
 from benchmarks.subject import Family, Figures, Row, Run
 from millstream import App
@@ -27,17 +30,19 @@ def open_app(folder: Path, seen: list[float]) -> App:
     return app
 
 
-async def publish(app: App, count: int) -> None:
-    """Publish at an even rate, each event in a task of its own, so that a slow one delays no other."""
+async def evenly(count: int, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Call at an even rate, each in a task of its own, so that a slow one delays no other."""
     started = time.monotonic()
     async with asyncio.TaskGroup() as tasks:
         for n in range(count):
             await asyncio.sleep(started + n / RATE - time.monotonic())
-            tasks.create_task(_one(app, n))
+            tasks.create_task(call())
 
 
-async def _one(app: App, n: int) -> None:
-    await app.publish(Tick(f"k-{n}", time.monotonic_ns()))
+async def publish(app: App, count: int) -> None:
+    """Publish at an even rate."""
+    keys = itertools.count()
+    await evenly(count, lambda: app.publish(Tick(f"k-{next(keys)}", time.monotonic_ns())))
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +98,22 @@ def _spread(seen: list[float]) -> Figures:
     return {"p50": percentile(settled, 0.5), "p99": percentile(settled, 0.99)}
 
 
+async def bare_commits(run: Run) -> Figures:
+    """The limit: at the same rate, from asking a thread for a commit to knowing that it is on disk."""
+    count, seen = run.count(2_000), list[float]()
+    writer = bare.Writer(bare.connect(run.folder))
+    (order,) = orders(0, 1)
+
+    async def commit() -> None:
+        began = time.monotonic()
+        await writer.write(order)
+        seen.append((time.monotonic() - began) * 1e3)
+
+    await evenly(count, commit)
+    writer.close()
+    return _spread(seen)
+
+
 async def idle(run: Run) -> Figures:
     """A worker that has nothing to do: percent of a core."""
     async with working(open_app(run.folder, [])):
@@ -104,10 +125,10 @@ async def idle(run: Run) -> Figures:
 FAMILY = Family(
     title="Latency, publish to handler at 500/s (FULL), and idling",
     rows=[
-        Row(title="one process, p50", subject=same_process, figure="p50", unit="ms", target=1),
-        Row(title="one process, p99", subject=same_process, figure="p99", unit="ms", target=2),
-        Row(title="two processes, p50", subject=other_process, figure="p50", unit="ms"),
-        Row(title="two processes, p99", subject=other_process, figure="p99", unit="ms", target=10),
+        Row(title="one process, p50", subject=same_process, figure="p50", unit="ms", target=1, beside=bare_commits),
+        Row(title="one process, p99", subject=same_process, figure="p99", unit="ms", target=2, beside=bare_commits),
+        Row(title="two processes, p50", subject=other_process, figure="p50", unit="ms", beside=bare_commits),
+        Row(title="two processes, p99", subject=other_process, figure="p99", unit="ms", target=10, beside=bare_commits),
         Row(title="a waiting worker, of a core", subject=idle, figure="percent", unit="%", target=1),
     ],
 )

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
 from millstream.app.judge import Judge
 from millstream.app.transactions import Clerk, Transactions
-from millstream.app.waiting import Patient
 from millstream.app.work import IN_HAND, Job, Work
 from millstream.contracts.errors import FencedError, HandlerTimeoutError, StoreError
 from millstream.core.clock import Clock
@@ -50,7 +49,7 @@ class Lanes:
         self._transactions = transactions
         self._clock = clock
         self._limit = min(handler.options.concurrency for handler in handlers)
-        self._patient = any(handler.takes_transaction and handler.is_async for handler in handlers)
+        self._patient = _patient if any(handler.takes_transaction and handler.is_async for handler in handlers) else _as_it_is
         self._ready: deque[Work] = deque()
         """The first of each chain that no lane has taken up."""
         self._lanes: set[Lane] = set()
@@ -78,7 +77,7 @@ class Lanes:
         for _ in range(min(self._limit - len(self._lanes), len(ready))):
             lane = Lane()
             self._lanes.add(lane)
-            lane.task = self._tasks.create_task(Patient(self._run(lane)) if self._patient else self._run(lane))
+            lane.task = self._tasks.create_task(self._patient(self._run(lane)))
 
     async def drop(self) -> None:
         """Interrupt whatever runs for partitions that are gone, and wait until it has stopped."""
@@ -267,6 +266,17 @@ class Lanes:
         lane.interrupted = None
         while not lane.dropped and lane.task is not None and lane.task.cancelling():
             lane.task.uncancel()
+
+
+def _patient(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
+    # Only here: handlers without a Transaction need no greenlet.
+    from millstream.app.waiting import Patient
+
+    return Patient(coroutine)
+
+
+def _as_it_is(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
+    return coroutine
 
 
 def _ignore(future: "asyncio.Future[Any]") -> None:

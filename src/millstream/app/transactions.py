@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import msgspec
 
 from millstream.app.judge import Judge
-from millstream.app.waiting import wait_for
 from millstream.app.work import Job, Owned, Work
 from millstream.contracts.errors import FencedError, NotStartedError, StoreError
 from millstream.core.broker import Delivery
@@ -179,6 +178,9 @@ class Transactions:
         while self._open is None or self._inside is not None or (lent.alone and self._ran):
             if lent.alone and self._inside is None and self._open is not None:
                 self._finish()
+            # Only here, as the handlers that come here have loaded it: others need no greenlet.
+            from millstream.app.waiting import wait_for
+
             self._waiting += 1
             try:
                 wait_for(self._next_turn())

@@ -27,6 +27,7 @@ class Owned:
         "gone",
         "in_flight",
         "leaving",
+        "noted",
         "partition",
         "paused",
         "pending",
@@ -59,6 +60,9 @@ class Owned:
         self.suspect_upto = 0
         """What lies before may have killed the last owner, and runs alone."""
         self.suspects: dict[int, int] = {}
+        """How often each of these positions was in hand when an owner died."""
+        self.noted: set[int] = set()
+        """The positions that the store has a count of."""
 
     def drop(self) -> None:
         """Another owns it now."""
@@ -66,6 +70,10 @@ class Owned:
         self.in_flight.clear()
         self.retrying.clear()
         self.chains.clear()
+
+    def suspect_as(self, former: "Owned") -> None:
+        """Go on with what was suspected when this worker had it last."""
+        self.suspect_upto, self.suspects, self.noted = former.suspect_upto, former.suspects, former.noted
 
     def block(self, sequence: str) -> None:
         """Note one more parked delivery of a sequence."""

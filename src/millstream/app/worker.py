@@ -20,7 +20,7 @@ from millstream.core.broker import Assigned, Broker, Deliveries, Delivery, Lost,
 from millstream.core.clock import Clock
 from millstream.core.handler import Handler
 from millstream.core.observe import Observer
-from millstream.core.store import Mark, Page, Store
+from millstream.core.store import Assignment, Mark, Page, Store
 
 log = logging.getLogger("millstream.worker")
 
@@ -62,6 +62,8 @@ class GroupWorker:
         self.alone = alone or asyncio.Lock()
         """Held while a suspect runs, by one group of the process: what kills it is not laid to another's charge."""
         self.owned: dict[Partition, Owned] = {}
+        self._former: dict[Partition, Owned] = {}
+        """What this worker had last of the partitions that it has dropped."""
         self._broker = broker
         self._store = store
         self._clock = clock
@@ -197,12 +199,20 @@ class GroupWorker:
         generation = self._judge.generation = await self._store.generation(self.group)
         self._judge.marked = self._remembers or await self._store.has_marks(self.group, generation)
         positional = self._broker.features.positional
-        for assignment in await self._store.assign(self.group, partitions):
+        assignments = await self._store.assign(self.group, partitions)
+        former = {a.partition: owned for a in assignments if (owned := self._former.pop(a.partition, None)) and a.epoch == owned.epoch + 1}
+        died = [a for a in assignments if not a.clean and a.partition not in former] if positional else []
+        ends = await self._suspect_ends(died) if died else {}
+        for assignment in assignments:
             partition = assignment.partition
             owned = Owned(partition, assignment.epoch)
             owned.blocked = dict(await self._store.sequences(self.group, partition))
-            if not assignment.clean and positional:
-                await self._suspect(owned, assignment.position)
+            if partition in former:
+                # Nobody had it in between, and this worker lives: it died of nothing that it had in hand.
+                owned.suspect_as(former[partition])
+            elif partition in ends:
+                owned.suspects, owned.suspect_upto = dict(await self._store.suspects(self.group, partition)), ends[partition]
+                owned.noted = set(owned.suspects)
                 self._suspicious = True
             self.owned[partition] = owned
             subscription.start(partition, assignment.position if positional else None)
@@ -211,13 +221,19 @@ class GroupWorker:
         # Before anything is taken: the group may be paused.
         self._look_in(0)
 
-    async def _suspect(self, owned: Owned, position: int | None) -> None:
-        """The last owner died: what it may have had in hand runs alone, counted before it runs."""
-        owned.suspects = await self._store.suspects(self.group, owned.partition)
-        for partition, first, head in await self._broker.bounds(owned.partition.topic):
-            if partition == owned.partition:
-                # What was published after it died cannot have killed it.
-                owned.suspect_upto = min(head, max(first, position or 0) + MOST_IN_FLIGHT + PAGE) if position is not None else head
+    async def _suspect_ends(self, died: Sequence[Assignment]) -> dict[Partition, int]:
+        """The last owner died: up to where what it may have had in hand runs alone, and is counted before it runs."""
+        bounds = [bound for topic in {a.partition.topic for a in died} for bound in await self._broker.bounds(topic)]
+        reach = {partition: (first, head) for partition, first, head in bounds}
+        begun = {state.partition: state.committed.value for state in await self._broker.positions(self.group)}
+        ends: dict[Partition, int] = {}
+        for assignment in died:
+            first, head = reach.get(assignment.partition, (0, 0))
+            # One that has committed nothing yet began where the broker has the group.
+            position = assignment.position if assignment.position is not None else begun.get(assignment.partition)
+            # What was published after it died cannot have killed it.
+            ends[assignment.partition] = head if position is None else min(head, max(first, position) + MOST_IN_FLIGHT + PAGE)
+        return ends
 
     async def _hand_over(self, subscription: Subscription, partitions: Sequence[Partition], deadline: float) -> None:
         """Let what is in flight of these end, and give them up."""
@@ -240,6 +256,7 @@ class GroupWorker:
             owned = self.owned.pop(partition, None)
             if owned is not None:
                 owned.drop()
+                self._former[partition] = owned
                 self._unfinished -= owned.unfinished
         self._finished = [work for work in self._finished if not work.owned.gone]
         self._progress.set()
@@ -322,7 +339,7 @@ class GroupWorker:
             await self.quiet()
 
     async def note_attempt(self, owned: Owned, position: int, count: int) -> None:
-        owned.suspects[position] = count
+        owned.noted.add(position)
         page = Page(group=self.group, fences={owned.partition: owned.epoch}, suspects={(owned.partition, position): count})
         async with self.committing:
             await self._store.commit(page)
@@ -412,7 +429,9 @@ class GroupWorker:
                 batch.published = True
             else:
                 self._enter(work, page)
-            if owned.suspects and owned.suspects.pop(work.delivery.position, 0):
+            if owned.noted and work.delivery.position in owned.noted:
+                owned.noted.discard(work.delivery.position)
+                owned.suspects.pop(work.delivery.position, None)
                 page.suspects[(owned.partition, work.delivery.position)] = 0
         batch.published = batch.published or bool(page.events)
         positional = self._broker.features.positional

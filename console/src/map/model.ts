@@ -52,7 +52,7 @@ function sizeOf(kind: NodeKind, label: string): { width: number; height: number 
       return { width: 142, height: 34 };
     case "handler":
     case "service":
-      return { width: Math.max(152, text + 46), height: 56 };
+      return { width: Math.max(164, text + 92), height: 56 };
   }
 }
 

@@ -46,6 +46,7 @@ export function Picture({ graph, layout, selected, lit, walk, played }: Picturin
               middle={between(points)}
               look={lookOf(edge.edge, graph.window)}
               width={widthOf(edge.edge)}
+              pace={edge.edge.observed ? rate(edge.edge.rate) : ""}
               label={labelOf(edge, graph.window)}
               behind={behind(graph, edge)}
               failed={edge.edge.failed > 0}
@@ -74,7 +75,8 @@ export function Picture({ graph, layout, selected, lit, walk, played }: Picturin
               version={node.node.version ?? null}
               state={node.node.health?.state ?? null}
               unknown={graph.past ? "" : "No position yet"}
-              numbers={numbersOf(node, graph)}
+              pace={paceOf(node, graph)}
+              waiting={waitingOf(node)}
               dead={node.node.dead ?? 0}
               name={nameOf(node)}
               selected={selected === node.id}
@@ -106,6 +108,7 @@ function between(points: { x: number; y: number }[]): { x: number; y: number } {
   return { x: (p.x + 3 * a.x + 3 * b.x + q.x) / 8, y: (p.y + 3 * a.y + 3 * b.y + q.y) / 8 };
 }
 
+/** All of an edge in a line, for whom points at it. */
 function labelOf(edge: Edge, window: number): string {
   if (!edge.edge.observed) return "";
   if (edge.edge.p95 !== null) return `${rate(edge.edge.rate)} · p95 ${duration(edge.edge.p95)}`;
@@ -119,15 +122,17 @@ function behind(graph: Graph, edge: Edge): boolean {
   return edge.from.startsWith("event:") && severity >= 6;
 }
 
-function numbersOf(node: Node, graph: Graph): string {
+/** What a producer publishes, and what a handler handles. */
+function paceOf(node: Node, graph: Graph): string {
   if (node.kind === "event") return "";
-  if (node.kind === "producer") {
-    return rate(graph.edges.filter((edge) => edge.from === node.id).reduce((sum, edge) => sum + edge.edge.rate, 0));
-  }
-  const parts = [rate(graph.edges.filter((edge) => edge.to === node.id).reduce((sum, edge) => sum + edge.edge.rate, 0))];
-  if (node.node.lag) parts.push(`${count(node.node.lag)} wait`);
-  if (node.node.lag && node.node.age !== null && node.node.age !== undefined) parts.push(duration(node.node.age));
-  return parts.join(" · ");
+  const mine = graph.edges.filter((edge) => (node.kind === "producer" ? edge.from : edge.to) === node.id);
+  return mine.some((edge) => edge.edge.observed) ? rate(mine.reduce((sum, edge) => sum + edge.edge.rate, 0)) : "";
+}
+
+/** How much waits and for how long, where that is worth a word. */
+function waitingOf({ node }: Node): string {
+  if (!node.lag || !node.health || node.health.severity < 1) return "";
+  return node.age === null || node.age === undefined ? count(node.lag) : `${count(node.lag)} · ${duration(node.age)}`;
 }
 
 const KINDS = { event: "Event", handler: "Handler", producer: "Producer", service: "Service" };
@@ -163,6 +168,7 @@ interface EdgeProps {
   middle: { x: number; y: number };
   look: string;
   width: number;
+  pace: string;
   label: string;
   behind: boolean;
   failed: boolean;
@@ -173,7 +179,7 @@ interface EdgeProps {
   red: boolean;
 }
 
-const EdgeShape = memo(({ id, d, middle, look, width, label, behind: late, failed, selected, faded, steps, open, red }: EdgeProps) => (
+const EdgeShape = memo(({ id, d, middle, look, width, pace, label, behind: late, failed, selected, faded, steps, open, red }: EdgeProps) => (
   <g class={`edge ${look} ${selected ? "selected" : ""} ${faded ? "faded" : ""} ${steps ? "on-path" : ""} ${open ? "open" : ""} ${red ? "red" : ""}`} data-edge={id}>
     <path class="wide" d={d} />
     <path class="wire" d={d} stroke-width={steps ? Math.max(2, width) : width} marker-end={`url(#${red ? "arrow-error" : steps ? "arrow-accent" : look === "failing" ? "arrow-error" : look === "undeclared" ? "arrow-warn" : "arrow"})`} />
@@ -195,9 +201,14 @@ const EdgeShape = memo(({ id, d, middle, look, width, label, behind: late, faile
           </g>
         )}
         {label && (
-          <text class="rate" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle">
-            {label}
-          </text>
+          <>
+            <text class="rate" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle">
+              {pace}
+            </text>
+            <text class="rate all" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle">
+              {label}
+            </text>
+          </>
         )}
       </>
     )}
@@ -213,7 +224,8 @@ interface NodeProps {
   version: number | null;
   state: NonNullable<Node["node"]["health"]>["state"] | null;
   unknown: string;
-  numbers: string;
+  pace: string;
+  waiting: string;
   dead: number;
   name: string;
   selected: boolean;
@@ -222,7 +234,7 @@ interface NodeProps {
 }
 
 const NodeShape = memo((props: NodeProps) => {
-  const { id, kind, label, box, version, state, unknown, numbers, dead, name, selected, faded, end, alive } = props;
+  const { id, kind, label, box, version, state, unknown, pace, waiting, dead, name, selected, faded, end, alive } = props;
   const look = end ? ofFate(end) : state ? ofGroup(state) : null;
   const [w, h] = [box.width, box.height];
   const short = beginning(line(label), 27);
@@ -253,8 +265,11 @@ const NodeShape = memo((props: NodeProps) => {
           <text class="word" x="14" y="42">
             {look ? look.word : unknown}
           </text>
+          <text class="numbers" x={w - 12} y="21" text-anchor="end">
+            {pace}
+          </text>
           <text class="numbers" x={w - 12} y="42" text-anchor="end">
-            {numbers}
+            {waiting}
           </text>
         </>
       ) : kind === "producer" ? (
@@ -264,7 +279,7 @@ const NodeShape = memo((props: NodeProps) => {
             publishes
           </text>
           <text class="numbers" x={w - 12} y="21.5" text-anchor="end">
-            {numbers}
+            {pace}
           </text>
         </>
       ) : (

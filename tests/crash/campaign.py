@@ -174,6 +174,7 @@ def _in_order(log: Iterable[Any]) -> list[Any]:
 
 TROUBLES = ("passes for all", "", "passes", "stays", "")
 _PREPARE = ("prepare", TROUBLES)
+_PREPARE_MORE = ("prepare", ("", "passes for all", ""), "another")
 
 
 def scenarios() -> list[Scenario]:
@@ -181,9 +182,11 @@ def scenarios() -> list[Scenario]:
     found = [Scenario("publish", "two", [], "publish", "recover", check_work)]
     for files in ("one", "two"):
         redrive = [_PREPARE, ("recover", files), ("ask_for_redrive", files)]
+        after_a_crash = [_PREPARE, ("work_without_good_bye", files), _PREPARE_MORE]
         found += [
             Scenario(f"unit of work, {files} file", files, [], "units", "recover_units", check_units),
             Scenario(f"work, {files} file", files, [_PREPARE], "work", "recover", check_work),
             Scenario(f"redrive, {files} file", files, redrive, "work", "recover", check_work),
+            Scenario(f"work after a crash, {files} file", files, after_a_crash, "work", "recover", check_work),
         ]
     return found

@@ -75,18 +75,16 @@ def _watch_awaits(points: Points) -> None:
     asyncio.Handle._run = watched  # type: ignore[method-assign]
 
 
-def _suspended_at(waiting: Any) -> str | None:
-    """Name the innermost line of Millstream's in a suspended task."""
-    found: FrameType | None = None
+def _suspended_at(waiting: Any) -> str:
+    """Name the lines of Millstream's at which a task is suspended, one awaiting the next; empty for a task of others."""
+    lines: list[str] = []
     while waiting is not None:
-        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
-        if frame is not None and frame.f_code.co_filename.startswith(SOURCE):
-            found = frame
+        frame: FrameType | None = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
+        # A task that has not begun yet has nothing behind it.
+        if frame is not None and frame.f_lasti >= 0 and frame.f_code.co_filename.startswith(SOURCE):
+            lines.append(f"{frame.f_code.co_filename.removeprefix(SOURCE)}:{frame.f_lineno} {frame.f_code.co_name}")
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
-    # A task that has not begun yet has nothing behind it.
-    if found is None or found.f_lasti < 0:
-        return None
-    return f"{found.f_code.co_filename.removeprefix(SOURCE)}:{found.f_lineno} {found.f_code.co_qualname}"
+    return " > ".join(lines)
 
 
 class _Transaction:

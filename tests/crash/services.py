@@ -25,6 +25,7 @@ from millstream.brokers.sqlite import SqliteBroker
 from millstream.brokers.sqlite_subscription import SqliteSubscription
 from millstream.contracts.errors import NotStartedError, PublishError, StoreBusyError
 from millstream.core.store import Parked
+from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
 
 SCHEMA = "create table if not exists effect(key text not null, value text not null)"
@@ -239,11 +240,11 @@ def units(folder: str, files: str, kill: Sequence[object] | None = None, trace: 
     asyncio.run(main())
 
 
-def prepare(folder: str, troubles: Sequence[str]) -> None:
+def prepare(folder: str, troubles: Sequence[str], process: str = "producer") -> None:
     """Publish what the workers shall handle: for each key a few events; trouble comes to the first key, or to all of them."""
 
     async def main() -> None:
-        journal = Journal(Path(folder), "producer")
+        journal = Journal(Path(folder), process)
         async with orders(Path(folder), "two") as app:
             for trouble in troubles:
                 kind, _, all_keys = trouble.partition(" ")
@@ -267,6 +268,15 @@ def ask_for_redrive(folder: str, files: str) -> None:
             assert await app.store.request("redrive", [row.id for row in dead], "repaired") == len(dead)
 
     asyncio.run(main())
+
+
+def work_without_good_bye(folder: str, files: str) -> None:
+    """Work until nothing is left to do, and leave the partitions as one does who is killed: the next owner has suspects."""
+
+    async def unassign(*_: object) -> None: ...
+
+    SqliteStore.unassign = unassign  # type: ignore[method-assign]
+    work(folder, files)
 
 
 def recover(folder: str, files: str) -> None:

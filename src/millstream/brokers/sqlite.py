@@ -219,9 +219,12 @@ class SqliteBroker:
                 results[index] = BrokerError(f"{what} cannot be stored: {error}. Correct its attributes.")
         return results, packed
 
-    async def _append(self, packed: list[Packed]) -> MillstreamError | None:
-        """Return when all of it is on disk; callers of the same moment share one sync."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def _append(self, packed: list[Packed]) -> "asyncio.Future[MillstreamError | None]":
+        """Done when all of it is on disk, or when it is known why not; callers of the same moment share one sync.
+
+        Whoever stops waiting does not stop the write: others share it.
+        """
+        done: asyncio.Future[MillstreamError | None] = asyncio.get_running_loop().create_future()
         with self._gathering:
             batch = self._batch
             joins = batch is not None and not batch.taken
@@ -236,12 +239,7 @@ class SqliteBroker:
             except MillstreamError:
                 batch.taken = True
                 raise
-        try:
-            # Whoever stops waiting does not stop the write: others share it.
-            await done
-        except MillstreamError as error:
-            return error
-        return None
+        return done
 
     async def _copy(self, packed: list[Packed], origin: Origin) -> MillstreamError | None:
         """Append what a relay copies, unless it is here already."""
@@ -405,7 +403,7 @@ class _Batch:
         self._gathering = gathering
         self.taken = False
         self.packed: list[Packed] = []
-        self.waiters: list[asyncio.Future[None]] = []
+        self.waiters: list[asyncio.Future[MillstreamError | None]] = []
 
     def write(self, connection: Connection) -> None:
         """Append all that was gathered; from now on nothing more is."""
@@ -419,8 +417,8 @@ class _Batch:
         for waiter in self.waiters:
             if waiter.done():
                 continue
-            if error is None:
-                waiter.set_result(None)
+            if error is None or isinstance(error, MillstreamError):
+                waiter.set_result(error)
             else:
                 waiter.set_exception(error)
 

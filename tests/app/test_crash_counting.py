@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream import App, Topic, event
+from millstream import App, Context, Retry, Topic, event
 from millstream.app import worker
 from millstream.app.system_clock import SystemClock
 from millstream.app.worker import GroupWorker
@@ -68,3 +68,38 @@ async def test_a_store_that_fails_while_a_delivery_is_in_hand_is_no_crash(app: A
         assert await app.store.parked() == []
         assert await app.store.suspects("desk.answer", PARTITION) == {}
     assert runs == ["a"] * 7
+
+
+@pytest.mark.parametrize(("name", "waits_at"), [("early", 3), ("late", 2)])
+async def test_what_fails_after_a_crash_holds_up_nobody_when_it_is_tried_again(app: App, name: str, waits_at: int) -> None:
+    """Only what may have been in hand at the crash runs alone, and once: other keys flow on beside the later attempts."""
+    handled, begun, waits, go_on = list[str](), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @app.subscriber(Asked, retry=Retry(first=0))
+    async def answer(asked: Asked, context: Context) -> None:
+        begun.set()
+        if asked.name == name and context.attempt < waits_at:
+            raise ValueError("not yet")
+        if asked.name == name:
+            waits.set()
+            await go_on.wait()
+        handled.append(asked.name)
+
+    async def interfere() -> None:
+        await begun.wait()
+        await app.publish(Asked("late"))
+        await waits.wait()
+        await app.publish(Asked("other"))
+
+    def done(_: GroupWorker) -> bool:
+        if "other" in handled:
+            go_on.set()
+        return name in handled
+
+    async with app, asyncio.TaskGroup() as tasks:
+        await app.publish(Asked("early"))
+        await app.store.assign("desk.answer", [PARTITION])  # by somebody who says no good-bye
+        tasks.create_task(interfere())
+        await run_until(app, done)
+
+    assert handled.index("other") < handled.index(name)

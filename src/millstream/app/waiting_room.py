@@ -109,8 +109,9 @@ class WaitingRoom:
         if work.kind is not None:
             self._worker.taken_up(owned)
             self._worker.finished(work)
-        elif owned.suspect_upto:
+        elif parked.position < owned.suspect_upto and parked.id not in owned.cleared:
             await self._alone(work)
+            owned.cleared.add(parked.id)
         else:
             self._worker.taken_up(owned)
             self._lanes.put([work])

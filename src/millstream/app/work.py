@@ -23,6 +23,7 @@ class Owned:
     __slots__ = (
         "blocked",
         "chains",
+        "cleared",
         "epoch",
         "gone",
         "in_flight",
@@ -63,6 +64,8 @@ class Owned:
         """How often each of these positions was in hand when an owner died."""
         self.noted: set[int] = set()
         """The positions that the store has a count of."""
+        self.cleared: set[int] = set()
+        """The parked deliveries that have run alone since, and killed nobody."""
 
     def drop(self) -> None:
         """Another owns it now."""
@@ -73,7 +76,8 @@ class Owned:
 
     def suspect_as(self, former: "Owned") -> None:
         """Go on with what was suspected when this worker had it last."""
-        self.suspect_upto, self.suspects, self.noted = former.suspect_upto, former.suspects, former.noted
+        self.suspect_upto, self.suspects = former.suspect_upto, former.suspects
+        self.noted, self.cleared = former.noted, former.cleared
 
     def block(self, sequence: str) -> None:
         """Note one more parked delivery of a sequence."""

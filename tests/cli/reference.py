@@ -94,6 +94,18 @@ SHAPES = {
         "`pending`, `roots`: `topic`, `partition`, `position`, `copies`, `event`, `handlings` (`group`, `state`, `attempts`, "
         "`dead_letter`, `error`, `due`, `effects`, which are like `roots`)",
     ),
+    "status": (
+        "status",
+        "`state` (`ok`, `warning` or `critical`), `sentence`, `groups`: `name`, `state`, `rule`, `sentence`, `lag`, `age`, `drained_in`, "
+        "`members`, `instances`, `handled_per_second`, `p95_work`, `p95_latency`, `one_in`, `failed`, `duplicates`, `parked`, `dead`, "
+        "`troubles`; durations in seconds",
+    ),
+    "map": ("map", "`as_of`, `window`, `span`, `nodes`, `edges`, `services`, as the console's `/api/map` has them"),
+    "shown": (
+        "event show",
+        "`event`: its envelope, `payload`, `deliveries` (`group`, `state`, `duplicates`, `attempts`: `handler`, `kind`, `attempt`, `at`, "
+        "`waited`, `worked`, `error`, `process`)",
+    ),
     "published": ("publish", "`type`, `published`, `ids`, `errors`"),
     "dead_letters": ("dlq list", "`total`, `dead_letters`, each like `dead_letter`"),
     "dead_letter": (

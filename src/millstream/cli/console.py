@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from millstream.app.connect import EMBEDDED
 from millstream.app.settings import masked, resolve
 from millstream.cli.flags import flag
 from millstream.cli.place import WHERE
@@ -49,7 +48,7 @@ def console(
     server = importlib.import_module("millstream.console.server")
     running = server.Console(
         broker=settings.broker,
-        store=f"{EMBEDDED}{data or _beside(settings.broker)}",
+        store=importlib.import_module("millstream.console.model_file").url_of_model(settings.broker, data),
         host=host,
         port=port,
         any_port=any_port,
@@ -78,12 +77,6 @@ async def _serve(serve: Callable[[asyncio.Event], Awaitable[None]], *, while_fed
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     await serve(stop)
-
-
-def _beside(broker: str) -> Path:
-    """The read model's file: beside an embedded broker, or else in the working folder."""
-    path = Path(broker.removeprefix(EMBEDDED)) if broker.startswith(EMBEDDED) else Path("millstream.db")
-    return path.with_name(f"{path.stem}-console.db").absolute()
 
 
 def _tokens(text: str) -> dict[str, str]:

@@ -72,7 +72,7 @@ async def opened(place: Place, *, create: bool = False) -> AsyncGenerator[Opened
     clock = SystemClock()
     for url, what in ((settings.broker, "broker"), (settings.store, "store")):
         if not create:
-            _there(url, what, settings)
+            there(url, what, settings)
     broker = connect_broker(settings.broker, clock)
     store = connect_store(settings.store, broker, clock)
     async with AsyncExitStack() as stack:
@@ -81,7 +81,8 @@ async def opened(place: Place, *, create: bool = False) -> AsyncGenerator[Opened
         yield Opened(settings=settings, broker=broker, store=store, clock=clock, app=app)
 
 
-def _there(url: str, what: str, settings: Settings) -> None:
+def there(url: str, what: str, settings: Settings) -> None:
+    """Refuse what a command that only looks would have to make."""
     if not url.startswith(EMBEDDED):
         if url.startswith("memory:"):
             raise ConfigurationError(

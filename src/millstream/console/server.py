@@ -8,7 +8,6 @@ import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from hashlib import blake2b
 from pathlib import Path
 
 import uvicorn
@@ -20,13 +19,14 @@ from starlette.routing import Route
 
 from millstream.app.app import App
 from millstream.app.connect import connect_broker, connect_store
+from millstream.app.control import sign
 from millstream.console.access import Access, Guard, Role
 from millstream.console.answers import Answers
 from millstream.console.api import Api
 from millstream.console.changes import Changes
 from millstream.console.lab import LabClient
 from millstream.console.live import Live
-from millstream.console.model_file import discard_other_versions, path_of_model
+from millstream.console.model_file import GROUPS, discard_other_versions, group_of, path_of_model
 from millstream.console.projection import add_projection
 from millstream.console.read_model import ReadModel
 from millstream.console.respond import refuse
@@ -35,13 +35,12 @@ from millstream.console.schema import SCHEMA
 from millstream.console.standings import note_standings
 from millstream.console.watch import EVERY, Watch
 from millstream.contracts.errors import ConfigurationError
-from millstream.core.facts import INTERNAL, TOPIC, Fact
+from millstream.contracts.ids import new_id
+from millstream.core.facts import TOPIC, Fact, Operation
 from millstream.stores.sqlite_reader import SqliteReader
 
 STATIC = Path(__file__).parent / "static"
 DEFAULT_PORT = 7788
-#: The groups in which consoles read facts, one each.
-GROUPS = f"{INTERNAL}console."
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -85,7 +84,7 @@ class Console:
         self._app = App("millstream-console", broker=broker, store=store, schema=SCHEMA, topics=[TOPIC])
         self._app.configure(broker=broker, store=store, facts="off")
         self._urls = (broker, store)
-        self._group = f"{GROUPS}{blake2b(store.encode(), digest_size=4).hexdigest()}"
+        self._group = group_of(store)
         add_projection(self._app, self._group, self._told)
 
     @property
@@ -115,14 +114,18 @@ class Console:
         try:
             self._loop = asyncio.get_running_loop()
             await discard_other_versions(self._urls[1], self._app.clock)
+            fresh = not path_of_model(self._urls[1]).exists()
             await self._clear_away()
-            await self._serve(stop)
+            await self._serve(stop, fresh=fresh)
         finally:
             self._socket.close()
 
-    async def _serve(self, stop: asyncio.Event) -> None:
+    async def _serve(self, stop: asyncio.Event, *, fresh: bool) -> None:
         async with AsyncExitStack() as stack:
             app = await stack.enter_async_context(self._app)
+            if fresh and app.broker.features.broadcast:
+                # Facts are kept for a day: what was parked before is told anew.
+                await app.broker.broadcast(sign(_tell(app.clock.micros()), self._key))
             reader = stack.enter_context(SqliteReader(str(path_of_model(self._urls[1]))))
             watch = Watch(app.broker, app.clock)
             live = self._live = Live()
@@ -154,6 +157,11 @@ class Console:
     def _site(self, api: Api) -> Starlette:
         routes = [*api.routes(), Route("/api/{path:path}", _no_such), Route("/{path:path}", _page)]
         return Starlette(routes=routes, middleware=[Middleware(Guard, access=self._access)])
+
+
+def _tell(micros: int) -> Operation:
+    """Ask every service to tell what is parked."""
+    return Operation(id=new_id(micros // 1000, os.urandom(10)), kind="tell", group="", by="console", reason="a new read model", at=micros)
 
 
 class _Server(uvicorn.Server):

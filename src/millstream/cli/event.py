@@ -36,8 +36,8 @@ async def show(
 ) -> None:
     """Show an event, its body, and what became of it in each group.
 
-    `waiting` is what a group has not come to yet; `passed` what it is beyond without
-    having told of it.
+    `waiting` is what a group has not come to yet; `passed` what it is beyond
+    without having told of it.
 
     For example:
       millstream event show 0198c1de-4f2a-7000-8000-0123456789ab

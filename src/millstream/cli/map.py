@@ -22,10 +22,10 @@ async def map(
     sight: Sight = HERE,
     look: Look = PLAIN,
 ) -> None:
-    """Show which events flow between services and their handlers: what code declares,
-    and what really happened.
+    """Show which events flow between services and their handlers: what code
+    declares, and what really happened.
 
-    What only code knows is marked `silent`, and what no code declares `undeclared`.
+    What only code knows is marked `silent`, what no code declares `undeclared`.
 
     For example:
       millstream map

@@ -39,10 +39,10 @@ CRITICAL, WARNING = 7, 5
 async def status(*, sight: Sight = HERE, look: Look = PLAIN) -> int:
     """Say whether the system is healthy, and if not, where.
 
-    Exits with 0 when it is, with 9 when something has to be repaired (a group that is
-    stopped, stalled or rewound, or dead letters), and with 10 when something should be
-    looked at. Services that tell nothing (the setting `facts`) are known by their
-    groups only.
+    Exits with 0 when it is, with 9 when something has to be repaired (a group
+    that is stopped, stalled or rewound, or dead letters), and with 10 when
+    something should be looked at. Services that tell nothing (the setting
+    `facts`) are known by their groups only.
 
     For example:
       millstream status

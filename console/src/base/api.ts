@@ -166,6 +166,11 @@ export interface Operation {
   status: OperationStatus;
   detail: string;
   answered: number | null;
+  /** Whether the first event went alone, and the others only once it was handled. */
+  canary: boolean;
+  /** What became of its events so far; null where that is not followed. `accepted` becomes `done` when all have come to an end. */
+  progress: { asked: number; handled: number | null; failed: number | null; discarded: number | null };
+  /** The first of them; all are in `/api/operations/{id}`. */
   events: [source: string, id: string][];
 }
 
@@ -318,6 +323,32 @@ export interface EventPage {
   back_to: number | null;
 }
 
+/** Something that was found in the body of an event, in the broker's history. */
+export interface FoundBody {
+  id: string | null;
+  source: string | null;
+  type: string | null;
+  key: string | null;
+  time: number | null;
+  topic: string;
+  partition: number;
+  position: string;
+  excerpt: string;
+  size: number;
+}
+
+/** `/api/bodies/{topic}?text=&cursor=`: a bounded step of a search. */
+export interface BodyPage {
+  events: FoundBody[];
+  scanned: number;
+  total: string;
+  left: string;
+  more: boolean;
+  /** The `cursor` to go on with. */
+  next: string | null;
+  back_to: number | null;
+}
+
 export type Body = { kind: "json"; text: string; size: number } | { kind: "bytes"; base64: string; size: number };
 
 export interface EventDetail extends Event {
@@ -443,6 +474,10 @@ export interface OperationRequest {
   data?: string;
   to?: string;
   effects?: boolean;
+  /** All dead letters of the group that look alike, instead of `events`. */
+  fingerprint?: string;
+  /** For `redrive`: the first goes alone, the others only if it was handled. */
+  canary?: boolean;
 }
 
 export interface PublishRequest {

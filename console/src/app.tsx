@@ -1,10 +1,11 @@
 import { useEffect } from "preact/hooks";
 
 import type { Me } from "./base/api";
-import { Failure, get } from "./base/http";
+import { Failure, get, refused } from "./base/http";
 import { startListening } from "./base/live";
+import { forget } from "./base/query";
 import { parts, path } from "./base/route";
-import { me, refused } from "./base/system";
+import { me } from "./base/system";
 import { MapScreen } from "./map/screen";
 import { ContractScreen, ContractsScreen } from "./screens/contracts";
 import { DeadGroupScreen, DeadScreen } from "./screens/dead";
@@ -47,6 +48,9 @@ export function App() {
       stop?.();
     };
   }, []);
+  useEffect(() => {
+    if (refused.value) forget();
+  }, [refused.value]);
   if (refused.value) return <SignedOut failure={refused.value} />;
   if (!me.value) return <Skeleton lines={3} />;
   return (

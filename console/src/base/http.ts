@@ -22,6 +22,8 @@ export class Failure extends Error {
 
 /** When the server was last heard, in seconds since 1970. */
 export const heard = signal<number | null>(null);
+/** Why nobody is let in. */
+export const refused = signal<Failure | null>(null);
 /** Since when it cannot be reached. */
 export const lost = signal<number | null>(null);
 
@@ -55,7 +57,9 @@ async function ask<T>(path: string, init: RequestInit): Promise<T> {
   }
   if (!response.ok) {
     const why = (said as { error?: unknown } | null)?.error;
-    throw new Failure(response.status, typeof why === "string" ? why : `The server answered with status ${response.status}.`, path);
+    const failure = new Failure(response.status, typeof why === "string" ? why : `The server answered with status ${response.status}.`, path);
+    if (failure.status === 401) refused.value = failure;
+    throw failure;
   }
   return said as T;
 }

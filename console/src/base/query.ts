@@ -34,6 +34,11 @@ export function refresh(): void {
   }, 150);
 }
 
+/** Keep nothing of what was seen: whoever looked is not signed in any more. */
+export function forget(): void {
+  known.clear();
+}
+
 function remember(path: string, data: unknown, at: number): void {
   known.delete(path);
   known.set(path, { data, at });

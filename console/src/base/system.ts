@@ -3,11 +3,8 @@
 import { computed, signal } from "@preact/signals";
 
 import type { Group, Me, Role } from "./api";
-import { type Failure } from "./http";
 
 export const me = signal<Me | null>(null);
-/** Why it is not known who asks. */
-export const refused = signal<Failure | null>(null);
 
 export const groups = signal<Group[] | null>(null);
 

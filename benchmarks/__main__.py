@@ -20,6 +20,8 @@ FAMILIES = {
     "growth": growth.FAMILY,
     "growth-large": growth.LARGE,
 }
+#: Only when they are asked for: all the others together take less than five minutes.
+LONG = ("facts", "growth-large")
 #: A busier machine than this, per processor, makes rates that say little.
 BUSY = 0.3
 
@@ -27,7 +29,7 @@ BUSY = 0.3
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="make bench", description="Measure Millstream beside the limits of this machine.")
-    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of {', '.join(FAMILIES)}; all but growth-large unless said")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of {', '.join(FAMILIES)}; all but {' and '.join(LONG)} unless said")
     parser.add_argument("--quick", action="store_true", help="one round with a fifth of the events: a look, not a measurement")
     parser.add_argument("--rounds", type=int, help="how often each subject is run; the family's own unless said")
     parser.add_argument("--json", metavar="FILE", help="also write the results there, as JSON")
@@ -40,7 +42,7 @@ def main() -> None:
     if busy > BUSY * processors:
         print(f"This machine is busy (load {busy:.1f}): rates will be low; read the CPU column.", file=sys.stderr)
     results: list[Result] = []
-    for name in given.families or [name for name in FAMILIES if name != "growth-large"]:
+    for name in given.families or [name for name in FAMILIES if name not in LONG]:
         family = FAMILIES[name]
         rounds = given.rounds or (1 if given.quick else family.rounds)
         results += run_family(family, Path(given.folder), rounds=rounds, scale=0.2 if given.quick else 1.0, told=_tell)

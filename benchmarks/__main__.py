@@ -29,7 +29,8 @@ BUSY = 0.3
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="make bench", description="Measure Millstream beside the limits of this machine.")
-    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of {', '.join(FAMILIES)}; all but {' and '.join(LONG)} unless said")
+    choices = f"some of {', '.join(FAMILIES)}; all but {' and '.join(LONG)} unless said"
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=choices)
     parser.add_argument("--quick", action="store_true", help="one round with a fifth of the events: a look, not a measurement")
     parser.add_argument("--rounds", type=int, help="how often each subject is run; the family's own unless said")
     parser.add_argument("--json", metavar="FILE", help="also write the results there, as JSON")

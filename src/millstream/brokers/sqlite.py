@@ -182,29 +182,28 @@ class SqliteBroker:
         self.log.append(connection, envelopes)
 
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
-        results, packed = self._pack(envelopes, pack)
-        if origin is not None and len(packed) < len(results):
+        packed, refused = self._pack(envelopes, pack)
+        if origin is not None and refused:
             # The mark would pass over what is refused: a crash now, and nobody would ever know of it.
             failed: MillstreamError | None = BrokerError("not published, because another event of its page of the outbox was refused.")
         elif origin is not None:
             failed = await self._copy(packed, origin)
         else:
             failed = await self._append(packed) if packed else None
-        return results if failed is None else [result or failed for result in results]
+        return _results(len(envelopes), refused, failed)
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
         now = self._micros()
-        results, packed = self._pack(messages, lambda message: pack_message(message, now))
+        packed, refused = self._pack(messages, lambda message: pack_message(message, now))
         failed = await self._append(packed) if packed else None
-        return results if failed is None else [result or failed for result in results]
+        return _results(len(messages), refused, failed)
 
-    def _pack(
-        self, items: Sequence[Any], pack: Callable[[Any], Packed]
-    ) -> tuple[list[MillstreamError | None], list[Packed]]:
-        results: list[MillstreamError | None] = [None] * len(items)
+    def _pack(self, items: Sequence[Any], pack: Callable[[Any], Packed]) -> tuple[list[Packed], dict[int, MillstreamError]]:
+        """What can be appended, and what cannot by its place among the items."""
         packed: list[Packed] = []
+        refused: dict[int, MillstreamError] = {}
         knows = self.log.knows
-        for index, item in enumerate(items):
+        for item in items:
             try:
                 if not knows(item.topic):
                     _check_name("topic", item.topic)
@@ -213,11 +212,11 @@ class SqliteBroker:
                     _check_size(item)
                 packed.append(one)
             except MillstreamError as error:
-                results[index] = error
+                refused[len(packed) + len(refused)] = error
             except (UnicodeEncodeError, OverflowError) as error:
                 what = f"{item.id!r} for {item.topic!r}"
-                results[index] = BrokerError(f"{what} cannot be stored: {error}. Correct its attributes.")
-        return results, packed
+                refused[len(packed) + len(refused)] = BrokerError(f"{what} cannot be stored: {error}. Correct its attributes.")
+        return packed, refused
 
     def _append(self, packed: list[Packed]) -> "asyncio.Future[MillstreamError | None]":
         """Done when all of it is on disk, or when it is known why not; callers of the same moment share one sync.
@@ -281,10 +280,9 @@ class SqliteBroker:
 
     async def publish_and_commit(self, envelopes: Sequence[Envelope], group: str, member: str, positions: dict[int, int]) -> None:
         """Append all of them, and move the group on, if the member still owns every partition; or do nothing."""
-        results, packed = self._pack(envelopes, pack)
-        for refused in results:
-            if refused is not None:
-                raise refused
+        packed, refused = self._pack(envelopes, pack)
+        for error in refused.values():
+            raise error
 
         def write(connection: Connection) -> None:
             for tp, position in positions.items():
@@ -421,6 +419,15 @@ class _Batch:
                 waiter.set_result(error)
             else:
                 waiter.set_exception(error)
+
+
+def _results(
+    count: int, refused: dict[int, MillstreamError], failed: MillstreamError | None
+) -> Sequence[MillstreamError | None]:
+    """One for each item: why it was refused, or what became of all the others."""
+    if not refused:
+        return (failed,) * count
+    return [refused.get(index, failed) for index in range(count)]
 
 
 def _check_name(what: str, name: str) -> None:

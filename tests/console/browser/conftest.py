@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
-from tests.console.browser.shop import Shop, open_shop
+from playwright.async_api import Browser, async_playwright, expect
+from tests.console.browser.routes import LivedIn, fill
+from tests.console.browser.shop import Shop, open_shop, placed
 from tests.console.browser.visit import Visit, visiting
 
+#: More than there is.
+TOO_MANY = (
+    b'{"order_id": "ord_too_many", "email": "many@example.com", "placed_at": "2026-01-02T03:04:05Z",'
+    b' "lines": [{"sku": "oats", "quantity": 1000000, "unit_price": 259}]}'
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -49,6 +55,34 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Shop]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def cookies(browser: Browser, shop: Shop) -> list[Any]:
+    """Of a browser that is signed in."""
+    return await sign_in(browser, shop)
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def lived_in(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[LivedIn]:
+    """One shop for all that only looks."""
+    async with open_shop(tmp_path_factory.mktemp("lived-in") / "data") as shop:
+        cookies = await sign_in(browser, shop)
+        orders = [await shop.order(f"customer-{number}", "oats", 1 + number % 3) for number in range(8)]
+        await shop.publish(placed("ord_too_many", TOO_MANY))
+        await shop.publish(*(placed(f"ord_broken_{number}", b'{"order_id": "ord_broken"}') for number in range(3)))
+        await shop.publish(placed("ord_torn", b'{"order_id": "half an order'))
+        async with visiting(browser, shop.console, cookies) as visit:
+            asked = {"kind": "pause", "group": "mailer.confirm", "reason": "the mail server is being moved"}
+            for operation in (asked, {**asked, "kind": "resume", "reason": ""}):
+                answer = await visit.page.request.post(f"{shop.console}/api/operations", data=operation)
+                assert answer.status == 202
+            await visit.open("/operations")
+            await expect(visit.page.locator("main tbody tr").filter(has_text="Done")).to_have_count(2)
+            await visit.open(f"/trace/{orders[-1][0]}")
+            await expect(visit.page.locator("main .head")).to_contain_text("finished in")
+            await visit.open("/dead")
+            await expect(visit.page.locator("main tbody tr")).to_have_count(2)
+            yield LivedIn(shop, cookies, await fill(visit))
+
+
+async def sign_in(browser: Browser, shop: Shop) -> list[Any]:
     """What a browser keeps that has used the printed address, which works once."""
     context = await browser.new_context()
     page = await context.new_page()

@@ -1,5 +1,6 @@
 """A visitor of the console: a browser's page that is signed in, and of which nothing bad may be heard."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ PATIENCE = 20_000
 EXPECTED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
 #: What a screen is made of, once it is there.
 CONTENT = "main h1, main .blank h2"
+#: Until the next picture is on the screen.
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 expect.set_options(timeout=PATIENCE)
 
@@ -27,9 +30,13 @@ class Visit:
         """Errors, warnings, and whatever the content security policy has refused."""
         self.foreign: list[str] = []
         """Requests to anywhere else."""
+        self._asking: set[Request] = set()
+        self._quiet = asyncio.Event()
         page.on("pageerror", self._failed)
         page.on("console", self._said)
         page.on("request", self._asked)
+        page.on("requestfinished", self._answered)
+        page.on("requestfailed", self._answered)
 
     def _failed(self, error: Error) -> None:
         self.complaints.append(f"error: {error}")
@@ -41,6 +48,15 @@ class Visit:
     def _asked(self, request: Request) -> None:
         if not request.url.startswith((f"{self.base}/", "data:", "blob:")):
             self.foreign.append(request.url)
+        # The stream of what happens never ends.
+        if not request.url.endswith("/api/live"):
+            self._asking.add(request)
+            self._quiet.clear()
+
+    def _answered(self, request: Request) -> None:
+        self._asking.discard(request)
+        if not self._asking:
+            self._quiet.set()
 
     async def open(self, path: str = "/") -> None:
         """Load a screen, and wait until it shows what it is for."""
@@ -51,6 +67,11 @@ class Visit:
         """Wait until nothing on the screen is still to come."""
         await expect(self.page.locator(CONTENT).first).to_be_visible()
         await expect(self.page.locator("main .skeleton")).to_have_count(0)
+        # What is drawn from an answer may ask for more.
+        for _ in range(2):
+            async with asyncio.timeout(PATIENCE / 1000):
+                await self._quiet.wait()
+            await self.page.evaluate(DRAWN)
 
     async def get(self, path: str) -> Any:
         """What the API tells this visitor."""

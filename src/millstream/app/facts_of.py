@@ -1,9 +1,13 @@
-"""Facts made of what a process knows: one function for each kind of thing."""
+"""Facts made of what a process knows: one function for each kind of thing.
+
+URLs in errors lose their passwords here: facts are read by more people than a service's log.
+"""
 
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from millstream.app.settings import masked_text
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.message import Contract
 from millstream.core.facts import DATA_LIMIT, ContractFact, DeliveryFact, HandlerFact, ParkedFact, PublishedFact
@@ -34,7 +38,8 @@ def delivery_fact(outcome: Outcome, now: int) -> DeliveryFact:
         outcome.kind, outcome.handler, outcome.partition.topic, outcome.partition.number, outcome.position,
         id_, source, envelope.type, envelope.key, envelope.time,
         envelope.correlation, envelope.causation, envelope.attempt, envelope.version,
-        outcome.attempt, now, outcome.waited, outcome.worked, tuple(map(published_fact, outcome.published)), outcome.error,
+        outcome.attempt, now, outcome.waited, outcome.worked, tuple(map(published_fact, outcome.published)),
+        masked_text(outcome.error) if outcome.error else "",
     )  # fmt: skip
 
 
@@ -47,8 +52,8 @@ def parked_fact(parked: Parked, handler: str) -> ParkedFact:
         group=parked.group, handler=handler, topic=parked.partition.topic, partition=parked.partition.number, position=parked.position,
         id=id_, source=source, type=envelope.type, key=envelope.key, time=envelope.time, version=envelope.version,
         correlation=envelope.correlation, state=parked.state, attempts=parked.attempts, due=parked.due,
-        first_failure=parked.first_failure, last_failure=parked.last_failure, error=parked.error, reason=parked.reason,
-        stack=parked.stack, data=data[:DATA_LIMIT], size=len(data),
+        first_failure=parked.first_failure, last_failure=parked.last_failure, error=masked_text(parked.error), reason=masked_text(parked.reason),
+        stack=masked_text(parked.stack), data=data[:DATA_LIMIT], size=len(data),
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ def console(
     *,
     host: Annotated[str, Parameter(help="Where it listens; anything but this machine needs tokens.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Its port; 0 takes a free one.")] = 7788,
+    allow_host: Annotated[
+        tuple[str, ...], Parameter(help="A name by which browsers reach it from elsewhere, as in their address line.", negative="")
+    ] = (),
     any_port: Annotated[bool, flag("Take a free port when that one is taken.")] = False,
     while_fed: Annotated[bool, flag("End when standard input is closed: for programs that start it.")] = False,
     read_only: Annotated[bool, flag("Look, and change nothing.")] = False,
@@ -52,6 +55,7 @@ def console(
         host=host,
         port=port,
         any_port=any_port,
+        hosts=allow_host,
         tokens=_tokens(os.environ.get("MILLSTREAM_CONSOLE_TOKENS", "")),
         read_only=read_only,
         name=name or masked(settings.broker),

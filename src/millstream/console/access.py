@@ -15,11 +15,11 @@ from millstream.console.respond import refuse
 Role = Literal["viewer", "operator", "admin"]
 
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
-COOKIE = "millstream"
 #: A session lasts so long, in seconds.
 SESSION = 12 * 3600.0
 #: Wrong tokens in a minute before every further one is refused for a while.
 MOST_GUESSES = 10
+MOST_SESSIONS = 1000
 LARGEST_BODY = 1 << 20
 
 HEADERS = {
@@ -44,10 +44,13 @@ class Access:
     (where it has one) too, and the browser does not say that another site sent it.
     """
 
-    def __init__(self, tokens: Mapping[str, Role], *, hosts: frozenset[str], read_only: bool = False, reusable: bool = False) -> None:
+    def __init__(
+        self, tokens: Mapping[str, Role], *, hosts: frozenset[str], cookie: str, read_only: bool = False, reusable: bool = False
+    ) -> None:
         self._tokens = dict(tokens)
         self._hosts = hosts
         self._reusable = reusable
+        self.cookie = cookie
         self.read_only = read_only
         self._sessions: dict[str, tuple[Role, float]] = {}
         self._guesses: list[float] = []
@@ -63,6 +66,9 @@ class Access:
                 if not self._reusable:
                     del self._tokens[known]
                 session = secrets.token_urlsafe(32)
+                self._sessions = {key: each for key, each in self._sessions.items() if each[1] > now}
+                while len(self._sessions) >= MOST_SESSIONS:
+                    del self._sessions[next(iter(self._sessions))]
                 self._sessions[session] = (role, now + SESSION)
                 return session
         self._guesses.append(now)
@@ -70,7 +76,7 @@ class Access:
 
     def role(self, request: Request) -> Role | None:
         """Who asks; None for a stranger."""
-        session = self._sessions.get(request.cookies.get(COOKIE, ""))
+        session = self._sessions.get(request.cookies.get(self.cookie, ""))
         if session is not None and session[1] > time.monotonic():
             return session[0]
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -80,6 +86,10 @@ class Access:
                     return role
         return None
 
+    def leave(self, request: Request) -> None:
+        """End a session: its cookie is good for nothing any more."""
+        self._sessions.pop(request.cookies.get(self.cookie, ""), None)
+
     def is_foreign(self, request: Request) -> bool:
         """Whether another site may be behind the request."""
         if request.headers.get("host", "") not in self._hosts:
@@ -88,6 +98,9 @@ class Access:
         if origin is not None and urlsplit(origin).netloc not in self._hosts:
             return True
         site = request.headers.get("sec-fetch-site", "same-origin")
+        if request.method == "GET" and not request.url.path.startswith("/api/") and request.headers.get("sec-fetch-mode") == "navigate":
+            # A link to a screen, from wherever: the page has nothing in it, and the cookie does not come with it.
+            return False
         return site not in ("same-origin", "none") and not (site == "same-site" and origin is not None)
 
 
@@ -124,7 +137,8 @@ class Guard:
         access = self._access
         if access.is_foreign(request):
             return refuse(403, "This request does not come from the console's own page. Open the console by the address that it printed.")
-        if int(request.headers.get("content-length", "0") or 0) > LARGEST_BODY:
+        length = request.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdecimal() and len(length) < 20 and int(length) <= LARGEST_BODY):
             return refuse(413, f"A request has at most {LARGEST_BODY} bytes.")
         if "transfer-encoding" in request.headers:
             return refuse(411, "Send the body with its length.")
@@ -134,7 +148,7 @@ class Guard:
             if session is None:
                 return refuse(401, "This link was used before, or is wrong. Look for the newest address in the console's terminal.")
             answer = RedirectResponse(request.url.path, status_code=303)
-            answer.set_cookie(COOKIE, session, max_age=int(SESSION), httponly=True, samesite="strict")
+            answer.set_cookie(access.cookie, session, max_age=int(SESSION), httponly=True, samesite="strict")
             return answer
         if request.url.path.startswith("/api/") and access.role(request) is None:
             return refuse(401, "Nobody is signed in. Open the console by the address that it printed; it has a token that works once.")

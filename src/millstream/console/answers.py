@@ -23,6 +23,8 @@ from millstream.core.facts import is_internal
 FAILED = ("retry", "parked")
 #: Fates after which nothing more happens.
 OVER = ("handled", "duplicate", "discarded", "skipped", "passed")
+#: Bodies of more bytes are shown by so many of them.
+LARGEST_SHOWN, LARGEST_CUT = 16 << 20, 64 << 10
 #: What is known of groups is asked for again after so many seconds.
 FRESH = 0.3
 
@@ -324,7 +326,9 @@ def percentile(values: Sequence[float], percent: int) -> float | None:
 
 
 def body(data: bytes) -> dict[str, Any]:
-    """A body as a screen shows it: JSON text exactly as it came, or else its bytes."""
+    """A body as a screen shows it: JSON text exactly as it came, or else its bytes; of a very large one, the first."""
+    if len(data) > LARGEST_SHOWN:
+        return {"kind": "bytes", "base64": base64.b64encode(data[:LARGEST_CUT]).decode(), "size": len(data)}
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
         return {"kind": "json", "text": data.decode(), "size": len(data)}

@@ -92,6 +92,7 @@ class Api:
             "/api/lab/{action}": ("admin", self._lab_act),
         }
         return [
+            Route("/api/leave", self._leave, methods=["POST"]),
             *[Route(path, self._guarded("viewer", handle)) for path, handle in read.items()],
             *[Route(path, self._guarded(role, handle, changes=True), methods=["POST"]) for path, (role, handle) in change.items()],
         ]
@@ -228,6 +229,12 @@ class Api:
         """All that operators did: the operations, of which none can be changed or removed from here."""
         limit = integer(request, "limit", least=1, most=10_000, default=1000) or 1000
         return await self._model.operations(limit, group=request.query_params.get("group"))
+
+    async def _leave(self, request: Request) -> Response:
+        self._access.leave(request)
+        left = answer({})
+        left.delete_cookie(self._access.cookie, httponly=True, samesite="strict")
+        return left
 
     # The lab
 

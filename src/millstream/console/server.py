@@ -28,6 +28,7 @@ from millstream.console.lab import LabClient
 from millstream.console.live import Live
 from millstream.console.model_file import GROUPS, discard_other_versions, group_of, path_of_model
 from millstream.console.projection import add_projection
+from millstream.console.protocol import LARGEST_HEAD, MOST_CONNECTIONS, Impatient
 from millstream.console.read_model import ReadModel
 from millstream.console.respond import refuse
 from millstream.console.runner import Runner
@@ -48,7 +49,8 @@ class Console:
     """A console of one system; `async with` opens it, `serve` serves it.
 
     On a loopback address a token is made and is good once, in `url`. Anywhere else the
-    tokens have to be given, with a role each, and can be used again.
+    tokens have to be given, with a role each, and can be used again; `hosts` are the names
+    by which browsers reach it there, with the port where it is none of HTTP's own.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Console:
         port: int = DEFAULT_PORT,
         any_port: bool = False,
         tokens: Mapping[str, Role] | None = None,
+        hosts: Sequence[str] = (),
         read_only: bool = False,
         name: str = "",
         control_key: str | None = None,
@@ -74,8 +77,11 @@ class Console:
         self.port = int(self._socket.getsockname()[1])
         self._host = host
         self._once = None if tokens else secrets.token_urlsafe(24)
-        hosts = frozenset(f"{each}:{self.port}" for each in (*LOOPBACK, "[::1]", host))
-        self._access = Access(tokens or {self._once or "": "admin"}, hosts=hosts, read_only=read_only, reusable=bool(tokens))
+        known = frozenset([*(f"{each}:{self.port}" for each in (*LOOPBACK, "[::1]", host)), *hosts])
+        # Cookies know no ports: each console has one of its own.
+        self._access = Access(
+            tokens or {self._once or "": "admin"}, hosts=known, cookie=f"millstream-{self.port}", read_only=read_only, reusable=bool(tokens)
+        )
         self._name = name
         self._key = control_key
         self._lab = None if lab is None else LabClient(lab)
@@ -134,7 +140,7 @@ class Console:
             runner = Runner(app.store, reader, app.broker, self._key, live.operation)
             changes = Changes(answers, model, app.broker, self._access, live, runner)
             api = Api(answers, model, app.broker, self._access, live, changes, name=self._name, lab=self._lab)
-            server = _Server(uvicorn.Config(self._site(api), log_level="warning", access_log=False, lifespan="off"))
+            server = _Server(_bounded(self._site(api)))
             try:
                 async with asyncio.TaskGroup() as tasks:
                     background = [
@@ -162,6 +168,21 @@ class Console:
 def _tell(micros: int) -> Operation:
     """Ask every service to tell what is parked."""
     return Operation(id=new_id(micros // 1000, os.urandom(10)), kind="tell", group="", by="console", reason="a new read model", at=micros)
+
+
+def _bounded(site: Starlette) -> uvicorn.Config:
+    """How it is served: nothing that comes from outside is waited for, or kept, without a bound."""
+    return uvicorn.Config(
+        site,
+        http=Impatient,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=LARGEST_HEAD,
+    )
 
 
 class _Server(uvicorn.Server):

@@ -52,8 +52,8 @@ def parked_fact(parked: Parked, handler: str) -> ParkedFact:
         group=parked.group, handler=handler, topic=parked.partition.topic, partition=parked.partition.number, position=parked.position,
         id=id_, source=source, type=envelope.type, key=envelope.key, time=envelope.time, version=envelope.version,
         correlation=envelope.correlation, state=parked.state, attempts=parked.attempts, due=parked.due,
-        first_failure=parked.first_failure, last_failure=parked.last_failure, error=masked_text(parked.error), reason=masked_text(parked.reason),
-        stack=masked_text(parked.stack), data=data[:DATA_LIMIT], size=len(data),
+        first_failure=parked.first_failure, last_failure=parked.last_failure, data=data[:DATA_LIMIT], size=len(data),
+        error=masked_text(parked.error), reason=masked_text(parked.reason), stack=masked_text(parked.stack),
     )  # fmt: skip
 
 

@@ -319,8 +319,8 @@ class KafkaBroker:
         return results
 
     def _refusal(self, topic: str, error: KafkaError) -> MillstreamError:
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-            self._topics.pop(topic, None)
+        # It may be gone: whoever publishes again looks again, and makes it again.
+        self._topics.pop(topic, None)
         if error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             return BrokerUnavailableError(
                 f"publishing to {topic!r} on {self.name}: not acknowledged within {self._settings.timeout:g} s, or one before it was "

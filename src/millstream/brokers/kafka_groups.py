@@ -121,6 +121,8 @@ class KafkaGroups:
             "log_level": 0,
         }
         producer = Producer(settings, logger=CLIENT_LOG)
+        # Connected first: without a connection it would look for one half a second later.
+        producer.list_topics(TOPIC, timeout=SECONDS)
         producer.init_transactions(SECONDS)
         return producer
 

@@ -30,6 +30,8 @@ IDLE, BUSY = 0.05, 0.005
 ACTIVE = 1.0
 #: A receiver that takes nothing for so many seconds has its partitions paused, and the group's business goes on.
 STALLED = 0.5
+#: Seconds after which a client that was woken is woken once more.
+AGAIN = 0.01
 #: Seconds between two commits, and that a request may take.
 COMMIT_EVERY = 0.02
 SECONDS = 10.0
@@ -37,6 +39,8 @@ SECONDS = 10.0
 LAST = 2.0
 #: Seconds without any server after which whoever receives is told.
 OUTAGE = 10.0
+#: Seconds that the group waits, when partitions were gained, for somebody to say where to begin.
+ANSWER = 0.5
 #: Seconds that a member gets to give up a partition that another one needs.
 GRACE = 10.0
 
@@ -108,8 +112,12 @@ class Poller:
         self._generations: dict[Partition, int] = {}
         """Of the partitions that were started; never changed, but replaced."""
         self._paused: set[Partition] = set()
+        self._beginnings: dict[Partition, tuple[int, int] | None] = {}
+        """Of partitions that were just gained: the position and the generation, once somebody has said where to begin."""
         self._awakened: list[Partition] = []
         """Started or resumed just now."""
+        self._again: list[Partition] = []
+        self._again_at = 0.0
         self._assigned: set[Partition] = set()
         self._leaving: set[Partition] = set()
         self._offsets: dict[Partition, int] = {}
@@ -253,17 +261,24 @@ class Poller:
         while self._commands:
             self._commands.popleft()()
         if self._awakened:
-            self._awaken()
+            self._awaken(self._awakened)
+            # It may have been asleep again before it knew what to look at.
+            self._again, self._again_at, self._awakened = self._awakened, time.monotonic() + AGAIN, []
+        elif self._again and time.monotonic() >= self._again_at:
+            self._awaken(self._again)
+            self._again = []
 
-    def _awaken(self) -> None:
-        """Have the client look at what was started at once: it would by itself, but up to a second later."""
-        partitions, self._awakened = [p for p in self._awakened if p in self._assigned], []
+    def _awaken(self, partitions: Sequence[Partition]) -> None:
+        """Have the client look at once at what was started: it would by itself, but up to a second later."""
         # A question to each server that has some of them is what its connection wakes up for.
         with contextlib.suppress(KafkaException):
-            self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=1)
+            self._consumer.offsets_for_times(_places([p for p in partitions if p in self._assigned], OFFSET_END), timeout=1)
 
     def _start(self, partition: Partition, position: int, generation: int) -> None:
         if partition not in self._assigned:
+            return
+        if partition in self._beginnings:
+            self._beginnings[partition] = position, generation
             return
         self._consumer.seek(TopicPartition(partition.topic, partition.number, position))
         self._generations = {**self._generations, partition: generation}
@@ -275,7 +290,7 @@ class Poller:
     def _pause(self, partitions: Sequence[Partition]) -> None:
         mine = self._assigned.intersection(partitions)
         self._paused |= mine
-        self._consumer.pause(_places(mine))
+        self._consumer.pause(_places(mine - self._beginnings.keys()))
 
     def _resume(self, partitions: Sequence[Partition]) -> None:
         mine = self._assigned.intersection(partitions)
@@ -331,18 +346,36 @@ class Poller:
 
     def _gained(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         partitions = [Partition(place.topic, place.partition) for place in places]
-        gained: tuple[Gained, ...] = ()
         try:
             gained = self._look_up(partitions)
         except KafkaException as error:
             self._tell(Failed(error_of(error)))
-        known = {g.partition: g.first if g.committed is None else g.committed for g in gained}
-        consumer.incremental_assign([TopicPartition(p.topic, p.number, known.get(p, OFFSET_END)) for p in partitions])
-        # Nothing comes before somebody has said where to begin.
-        consumer.pause(_places(partitions))
+            consumer.incremental_assign(_places(partitions, OFFSET_END))
+            consumer.pause(_places(partitions))
+            return
         self._assigned.update(partitions)
+        beginnings = self._ask_where(gained)
+        fetched = {g.partition: g.first if g.committed is None else g.committed for g in gained}
+        fetched |= {partition: begun[0] for partition, begun in beginnings.items() if begun is not None}
+        consumer.incremental_assign(_offsets(fetched))
+        # Nothing comes before somebody has said where to begin.
+        silent = [p for p in partitions if beginnings.get(p) is None or p in self._paused or self._stalled]
+        consumer.pause(_places(silent))
+        self._generations = {**self._generations, **{p: begun[1] for p, begun in beginnings.items() if begun is not None}}
+
+    def _ask_where(self, gained: tuple[Gained, ...]) -> dict[Partition, tuple[int, int] | None]:
+        """Tell of new partitions, and wait a little for where to begin: what is fetched from there at once need not be sought later."""
+        self._beginnings = {g.partition: None for g in gained}
         if gained:
             self._tell(gained)
+        deadline = time.monotonic() + ANSWER
+        while None in self._beginnings.values() and not self._closing and time.monotonic() < deadline:
+            self._room.clear()
+            if not self._commands:
+                self._room.wait(BUSY)
+            self._execute()
+        beginnings, self._beginnings = self._beginnings, {}
+        return beginnings
 
     def _look_up(self, partitions: Sequence[Partition]) -> tuple[Gained, ...]:
         if not partitions:

@@ -45,6 +45,8 @@ class KafkaProducer:
         """Batches under way, and when each began; the oldest first."""
         self._drained = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
+        # At once: a producer that has no connection yet when its first record comes waits for half a second.
+        self._start()
 
     async def send(self, records: Sequence[Outgoing]) -> list[KafkaError | None]:
         """One answer for each record: None once it is stored as safely as its topic says."""
@@ -122,6 +124,8 @@ class KafkaProducer:
             # Records give up together, see _look, and never one before another.
             "message.timeout.ms": 0,
             "enable.gapless.guarantee": True,
+            # A topic that was deleted is told of before its records have waited too long for anything else.
+            "topic.metadata.propagation.max.ms": min(10_000, int(self._settings.timeout * 500)),
             "reconnect.backoff.max.ms": 1000,
             "queue.buffering.max.messages": 100_000,
             "queue.buffering.max.kbytes": 262_144,

@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Record
 
+from millstream.brokers import kafka_groups
 from millstream.brokers.kafka_errors import FENCED, complaints, error_of, failure
 from millstream.brokers.kafka_producer import Outgoing
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
@@ -119,6 +120,8 @@ class KafkaTransactions:
             "error_cb": complaints(self._settings.name),
         }
         producer = Producer(settings, logger=CLIENT_LOG)
+        # Connected first: without a connection it would look for one half a second later.
+        producer.list_topics(kafka_groups.TOPIC, timeout=TIMEOUT)
         producer.init_transactions(TIMEOUT)
         self._producer = producer
         return producer

@@ -338,7 +338,7 @@ class App:
     async def publish(self, message: object, *, correlation: str | None = None, id: str | None = None) -> Envelope:
         """Publish one event; it is durable when this returns."""
         envelope = self.envelope_of(message, correlation=correlation, id=id)
-        error = (await self.broker.publish((envelope,)))[0]
+        (error,) = await self.broker.publish((envelope,))
         if error is not None:
             raise error
         if self._reporter is not None:

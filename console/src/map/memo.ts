@@ -4,7 +4,7 @@ import { Component, type FunctionComponent } from "preact";
 export function memo<P extends object>(draw: FunctionComponent<P>): FunctionComponent<P> {
   class Memo extends Component<P> {
     override shouldComponentUpdate(next: P): boolean {
-      return !same(this.props, next, 2);
+      return !same(this.props, next, 5);
     }
 
     override render() {

@@ -16,7 +16,7 @@ export function MiniMap() {
   const level = (found.data?.nodes.length ?? 0) > TOO_MANY ? "services" : "handlers";
   const graph = useMemo(() => (found.data ? graphOf(found.data, level) : undefined), [found.data, level]);
   const { layout } = useLayout(graph, "LR");
-  const place = useRef<HTMLAnchorElement>(null);
+  const place = useRef<HTMLDivElement>(null);
   const view = useRef<View>({ x: 0, y: 0, scale: 1 });
   const paint = useRef<() => void>(() => undefined);
   const dots = useRef(new Dots());
@@ -46,12 +46,13 @@ export function MiniMap() {
   if (!found.data || !graph || !layout) return <Skeleton lines={5} />;
   const ratio = Math.min(5, Math.max(1.4, layout.width / layout.height));
   return (
-    <a href="/map" class="mini-map" aria-label="The flow map: open it" ref={place} style={{ aspectRatio: String(ratio), maxWidth: `${layout.width * 1.15}px` }}>
-      <svg class="drawing detail-near" viewBox={`0 0 ${layout.width} ${layout.height}`} aria-hidden="true" inert>
+    <div class="mini-map" ref={place} style={{ aspectRatio: String(ratio), maxWidth: `${layout.width * 1.15}px` }}>
+      <svg class="drawing detail-near" viewBox={`0 0 ${layout.width} ${layout.height}`} role="presentation" aria-hidden="true" inert>
         <Definitions />
         <Picture graph={graph} layout={layout} selected={null} lit={null} walk={null} played={null} />
       </svg>
       <DotLayer map={found.data} level={level} layout={layout} dots={dots.current} view={view} paint={paint} correlation={null} />
-    </a>
+      <a href="/map" aria-label="The flow map: open it" />
+    </div>
   );
 }

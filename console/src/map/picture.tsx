@@ -78,7 +78,7 @@ export function Picture({ graph, layout, selected, lit, walk, played }: Picturin
               pace={paceOf(node, graph)}
               waiting={waitingOf(node)}
               dead={node.node.dead ?? 0}
-              name={nameOf(node)}
+              node={node}
               selected={selected === node.id}
               faded={walk ? !walk.nodes.has(node.id) : lit !== null && !lit.has(node.id)}
               end={end && end !== "handled" ? end : null}
@@ -135,12 +135,12 @@ function waitingOf({ node }: Node): string {
   return node.age === null || node.age === undefined ? count(node.lag) : `${count(node.lag)} · ${duration(node.age)}`;
 }
 
-const KINDS = { event: "Event", handler: "Handler", producer: "Producer", service: "Service" };
+const KINDS = { event: "event", handler: "handler", producer: "what a service publishes", service: "service" };
 
-/** What a screen reader says of a node. */
-export function nameOf(node: Node): string {
+/** What a screen reader says of a node: first what is written on it, which is what people call it, and then all that the picture shows. */
+export function nameOf(node: Node, written: string): string {
   const { health, lag, age, dead } = node.node;
-  const parts = [`${KINDS[node.kind]} ${line(node.label)}`];
+  const parts = [written.replace(/\s+/g, " ").trim(), KINDS[node.kind]];
   if (node.service && node.kind !== "service") parts.push(`of ${line(node.service)}`);
   if (health) parts.push(ofGroup(health.state).word.toLowerCase());
   if (lag) parts.push(`${count(lag)} events wait${age === null || age === undefined ? "" : `, the oldest for ${duration(age)}`}`);
@@ -227,25 +227,40 @@ interface NodeProps {
   pace: string;
   waiting: string;
   dead: number;
-  name: string;
+  node: Node;
   selected: boolean;
   faded: boolean;
   end: NonNullable<ReturnType<Walk["ends"]["get"]>> | null;
 }
 
 const NodeShape = memo((props: NodeProps) => {
-  const { id, kind, label, box, version, state, unknown, pace, waiting, dead, name, selected, faded, end, alive } = props;
+  const { id, kind, label, box, version, state, unknown, pace, waiting, dead, node, selected, faded, end, alive } = props;
   const look = end ? ofFate(end) : state ? ofGroup(state) : null;
   const [w, h] = [box.width, box.height];
   const short = beginning(line(label), 27);
+  const many = dead > 999 ? "1k+" : dead ? String(dead) : "";
+  const word = look ? look.word : unknown;
+  const badge = many && (
+    <>
+      <g class="dead" transform={`translate(${w - 8 - (many.length - 1) * 4},-9)`}>
+        <path d={`M4.7,0 h${10 + (many.length - 1) * 4} l4.7,4.7 v10 l-4.7,4.7 h${-10 - (many.length - 1) * 4} l-4.7,-4.7 v-10z`} />
+        <text x={9.7 + (many.length - 1) * 2} y="14" text-anchor="middle">
+          {many}
+        </text>
+      </g>{" "}
+    </>
+  );
+  // What a view from farther away leaves out comes last.
+  const written =
+    kind === "event" ? `${short} ${version === null ? "" : `v${version}`} ${many}` : kind === "producer" ? `publishes ${pace}` : `${short} ${word} ${many} ${pace} ${waiting}`;
   return (
     <g
       class={`node ${kind} ${look ? `tone-${look.tone}` : ""} ${selected ? "selected" : ""} ${faded ? "faded" : ""} ${alive ? "" : "gone"}`}
       transform={`translate(${box.x - w / 2},${box.y - h / 2})`}
       data-node={id}
-      tabIndex={0}
+      tabindex={0}
       role="button"
-      aria-label={name}
+      aria-label={nameOf(node, written)}
       aria-pressed={selected ? "true" : "false"}
     >
       <path class="face" d={outline(kind, w, h)} />
@@ -261,13 +276,14 @@ const NodeShape = memo((props: NodeProps) => {
           )}
           <text class="label" x={look ? 32 : 14} y="21">
             {short}
-          </text>
+          </text>{" "}
           <text class="word" x="14" y="42">
-            {look ? look.word : unknown}
-          </text>
+            {word}
+          </text>{" "}
+          {badge}
           <text class="numbers" x={w - 12} y="21" text-anchor="end">
             {pace}
-          </text>
+          </text>{" "}
           <text class="numbers" x={w - 12} y="42" text-anchor="end">
             {waiting}
           </text>
@@ -277,7 +293,7 @@ const NodeShape = memo((props: NodeProps) => {
           <path class="hint" d="M11,11.5 L19,17 L11,22.5z" />
           <text class="aside" x="26" y="21.5">
             publishes
-          </text>
+          </text>{" "}
           <text class="numbers" x={w - 12} y="21.5" text-anchor="end">
             {pace}
           </text>
@@ -288,14 +304,7 @@ const NodeShape = memo((props: NodeProps) => {
           {version !== null && <tspan class="aside"> v{version}</tspan>}
         </text>
       )}
-      {dead > 0 && (
-        <g class="dead" transform={`translate(${w - 8},-9)`}>
-          <path d="M4.7,0 h10 l4.7,4.7 v10 l-4.7,4.7 h-10 l-4.7,-4.7 v-10z" transform={`translate(${-(String(dead).length - 1) * 4},0)`} />
-          <text x={9.7 - (String(dead).length - 1) * 4} y="14" text-anchor="middle">
-            {dead > 999 ? "1k+" : dead}
-          </text>
-        </g>
-      )}
+      {kind !== "handler" && kind !== "service" && badge}
     </g>
   );
 });

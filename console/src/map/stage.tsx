@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import type { Dot, FlowMap } from "../base/api";
 import { line, middle } from "../base/inert";
@@ -9,7 +9,7 @@ import { DotLayer, type Pace } from "./dot_layer";
 import { Dots, TOO_FAST } from "./dots";
 import type { Layout, Point } from "./layout";
 import type { Graph, Level } from "./model";
-import { Definitions, inFlow, Picture } from "./picture";
+import { Definitions, Picture } from "./picture";
 import type { Walk } from "./walk";
 import { control, detailOf, fit, toMap, type View, zoom } from "./viewport";
 
@@ -91,7 +91,6 @@ export function Stage(props: StageProps) {
     else whole();
   }, [layout]);
 
-  const order = useMemo(() => inFlow(graph, layout).map((node) => node.id), [graph, layout]);
   useKeys({
     f: (event) => {
       event.preventDefault();
@@ -173,6 +172,7 @@ export function Stage(props: StageProps) {
     <div
       class={`stage detail-${detail} ${props.walk ? "walking" : ""}`}
       ref={place}
+      onFocusIn={seen}
       onPointerMove={(event) => {
         const dot = event.buttons ? undefined : dotAt(event);
         if (dot || hovered) setHovered(dot ? { dot, at: pointed(event) } : null);
@@ -195,7 +195,7 @@ export function Stage(props: StageProps) {
         if (node !== undefined) onFocus(node);
       }}
     >
-      <svg ref={drawn} class="drawing" role="group" aria-label={`Flow map: ${graph.nodes.length} nodes, ${graph.edges.length} edges. Tab goes from node to node in the direction of flow.`} onFocusIn={seen} data-order={order.length}>
+      <svg ref={drawn} class="drawing" role="group" aria-label={`Flow map: ${graph.nodes.length} nodes, ${graph.edges.length} edges. Tab goes from node to node in the direction of flow.`}>
         <Definitions />
         <g data-view>
           <Picture graph={graph} layout={layout} selected={selected} lit={props.lit} walk={props.walk} played={props.played} />

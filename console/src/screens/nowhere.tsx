@@ -2,15 +2,21 @@ import type { Failure } from "../base/http";
 import { line } from "../base/inert";
 import { path } from "../base/route";
 import { Wheel } from "../ui/icon";
+import { Head, Panel } from "../ui/parts";
 import { Blank } from "../ui/states";
 
 export function NowhereScreen() {
   return (
-    <Blank title="There is no such page" icon="search">
-      <p>
-        Nothing is at <bdi class="mono">{line(path.value)}</bdi>. <a href="/">Go to the overview</a>, or press <kbd>Ctrl K</kbd>.
-      </p>
-    </Blank>
+    <>
+      <Head title="There is no such page" />
+      <Panel flush>
+        <Blank title="Nothing is here" icon="search">
+          <p>
+            Nothing is at <bdi class="mono">{line(path.value)}</bdi>. <a href="/">Go to the overview</a>, or press <kbd>Ctrl K</kbd>.
+          </p>
+        </Blank>
+      </Panel>
+    </>
   );
 }
 

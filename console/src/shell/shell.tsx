@@ -127,7 +127,7 @@ function TopBar({ pending }: { pending: number }) {
       <div class="system">
         <bdi title={line(me.value?.name ?? "")}>{line(me.value?.name ?? "")}</bdi>
       </div>
-      <button type="button" class="search" aria-label="Search: open anything, or paste an id" aria-haspopup="dialog" onClick={() => (paletteOpen.value = true)}>
+      <button type="button" class="search" aria-haspopup="dialog" onClick={() => (paletteOpen.value = true)}>
         <Icon name="search" />
         <span class="words">Search, or paste an id</span>
         <kbd>{navigator.platform.startsWith("Mac") ? "⌘K" : "Ctrl K"}</kbd>

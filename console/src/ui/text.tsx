@@ -83,7 +83,7 @@ export function Time({ at, exact }: { at: number | null | undefined; exact?: boo
 export function Command({ text }: { text: string }) {
   return (
     <span class="command">
-      <code>{line(text)}</code>
+      <code tabIndex={0}>{line(text)}</code>
       <Copy text={text} label="Copy the command" />
     </span>
   );

@@ -103,3 +103,25 @@ async def test_what_fails_after_a_crash_holds_up_nobody_when_it_is_tried_again(a
         await run_until(app, done)
 
     assert handled.index("other") < handled.index(name)
+
+
+async def test_a_worker_that_runs_suspects_alone_stops_when_it_is_asked_to(app: App) -> None:
+    """The one in hand has its grace to end, and no other is begun."""
+    begun, stop, inside = list[str](), asyncio.Event(), asyncio.Event()
+
+    @app.subscriber(Asked)
+    async def answer(asked: Asked) -> None:
+        begun.append(asked.name)
+        inside.set()
+        await asyncio.Event().wait()
+
+    async with app, asyncio.timeout(10):
+        await app.publish_many([Asked(f"suspect {number}") for number in range(5)])
+        await app.store.assign("desk.answer", [PARTITION])  # by somebody who says no good-bye
+        (member,) = app.workers()
+        running = asyncio.create_task(member.run(stop, grace=0.1))
+        await inside.wait()
+        stop.set()
+        await running
+
+    assert begun == ["suspect 0"]

@@ -5,12 +5,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from millstream import App, Transaction, event
 from millstream.brokers.sqlite import SqliteBroker
+from millstream.contracts.errors import StoreFullError
 from millstream.core.store import Parked
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
+
+
+@event("job", key="name")
+@dataclass(frozen=True)
+class Job:
+    """Something to do."""
+
+    name: str
+
 
 SERVICE = '''
 import asyncio, os, threading
@@ -96,9 +110,10 @@ async def test_sigterm_lets_a_handler_end_in_its_grace(tmp_path: Path) -> None:
     assert await left_behind(tmp_path) == (0, [])
 
 
-async def test_what_does_not_end_in_the_grace_is_delivered_again(tmp_path: Path) -> None:
-    """It is interrupted, nothing of it is settled, and it is no failed attempt."""
-    with start(tmp_path, [("endless", 1000)], grace=0.2) as process:
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_what_does_not_end_in_the_grace_is_delivered_again(tmp_path: Path, is_async: bool) -> None:  # noqa: FBT001
+    """It is interrupted, or its thread left behind; nothing of it is settled, it is no failed attempt, and the process ends."""
+    with start(tmp_path, [("endless", 1000)], is_async=is_async, grace=0.2) as process:
         assert line(process) == "begin endless"
 
         process.send_signal(signal.SIGTERM)
@@ -135,3 +150,33 @@ async def test_an_async_handler_that_takes_too_long_is_interrupted(tmp_path: Pat
     _, parked = await left_behind(tmp_path)
     assert [(each.state, each.attempts, each.sequence) for each in parked] == [("retry", 1, "endless")]
     assert "HandlerTimeoutError" in parked[0].error
+
+
+@pytest.mark.parametrize("takes", ["nothing", "a transaction"])
+async def test_a_worker_that_cannot_commit_stops_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: str) -> None:
+    """The disk is full and stays so: after its grace the worker ends, and what it had in hand is delivered again."""
+    app, stop = App("jobs", broker=f"sqlite:///{tmp_path}/b.db", store=f"sqlite:///{tmp_path}/s.db"), asyncio.Event()
+
+    if takes == "nothing":
+
+        @app.subscriber(Job, group="jobs.work")
+        async def work(_job: Job) -> None: ...
+    else:
+
+        @app.subscriber(Job, group="jobs.work")
+        async def work_with(_job: Job, tx: Transaction) -> None:
+            tx.execute("select 1")
+
+    async with app, asyncio.timeout(10):
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise StoreFullError("the disk is full")
+
+        for write in ("commit", "begin", "unassign"):
+            monkeypatch.setattr(app.store, write, refuse)
+        running = asyncio.create_task(app.run(stop, grace=0.1))
+        await app.publish(Job("a"))
+        while not app.troubles():
+            await app.clock.sleep(0.01)
+        stop.set()
+        await running

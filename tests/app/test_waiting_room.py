@@ -19,6 +19,7 @@ class Worker:
     """A worker with one delivery in flight, which settles while it waits for quiet."""
 
     def __init__(self, in_flight: Parked) -> None:
+        self.stopping = False
         self.alone = asyncio.Lock()
         self.committing = asyncio.Lock()
         self.owned = {partition: Owned(partition, 1) for partition in (CALM, SUSPECT)}

@@ -488,8 +488,11 @@ class App:
         if stuck:
             # A thread cannot be killed; the process can.
             log.critical("%s: its thread is lost, and this process ends with code %d to be replaced", stuck[0], STUCK_EXIT_CODE)
-            await self._stack.aclose()
-            os._exit(STUCK_EXIT_CODE)
+            try:
+                async with asyncio.timeout(grace):
+                    await self._stack.aclose()
+            finally:
+                os._exit(STUCK_EXIT_CODE)
 
     async def _keep_house(self) -> None:
         """Remove what retention no longer keeps; one process per store does it."""

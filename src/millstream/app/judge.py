@@ -106,9 +106,10 @@ class Judge:
             assert work.handler is not None
             messages = messages_of(result, work.handler.name)
             work.published = self._envelopes(work, [*published, *messages] if published else messages)
-        self._handled(work)
+        self.handled(work)
 
-    def _handled(self, work: Work) -> None:
+    def handled(self, work: Work) -> None:
+        """Note that all is done for it."""
         work.kind = "handled"
         if work.parked is not None:
             assert work.envelope is not None
@@ -171,7 +172,7 @@ class Judge:
                 self.failed(work, verdict)
             else:
                 work.published = verdict
-                self._handled(work)
+                self.handled(work)
 
     def page_of(self, job: Job, verdicts: Sequence[Verdict]) -> Page:
         """What a job that succeeded commits, but for positions."""

@@ -3,11 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
 from millstream.app.judge import Judge
+from millstream.app.threads import Threads
 from millstream.app.transactions import Clerk, Transactions
 from millstream.app.work import IN_HAND, Job, Work
 from millstream.contracts.errors import FencedError, HandlerTimeoutError, StoreError
@@ -18,7 +18,7 @@ from millstream.core.handler import Handler
 class Lane:
     """What one task is doing, for the watch over timeouts."""
 
-    __slots__ = ("dropped", "handler", "interrupted", "started", "task", "thread", "works")
+    __slots__ = ("dropped", "handler", "interrupted", "job", "started", "task", "thread", "works")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -32,6 +32,16 @@ class Lane:
         """Whether it was cancelled because another owns what it was doing; then it ends."""
         self.thread: asyncio.Future[Any] | None = None
         """What a thread is doing for this lane."""
+        self.job: Job | None = None
+        """For which job."""
+
+    def drop(self) -> None:
+        """End the task; a thread goes on, but what it holds of the store is taken from it."""
+        self.dropped = True
+        if self.job is not None:
+            self.job.take_back()
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Lanes:
@@ -54,7 +64,7 @@ class Lanes:
         """The first of each chain that no lane has taken up."""
         self._lanes: set[Lane] = set()
         self._tasks: asyncio.TaskGroup | None = None
-        self._threads = ThreadPoolExecutor(self._limit, thread_name_prefix=f"millstream:{group}")
+        self._threads = Threads(self._limit, f"millstream:{group}")
         self.stuck: HandlerTimeoutError | None = None
         """A `def` handler did not come back: its thread is lost, and only a new process helps."""
 
@@ -87,8 +97,7 @@ class Lanes:
             gone = sum(work.owned.gone for work in lane.works)
             # A thread cannot be interrupted: what is still here of its batch is not begun a second time beside it.
             if gone and lane.task is not None and (lane.thread is None or gone == len(lane.works)):
-                lane.dropped = True
-                lane.task.cancel()
+                lane.drop()
                 tasks.append(lane.task)
         if tasks:
             await asyncio.wait(tasks)
@@ -96,8 +105,10 @@ class Lanes:
             self.put(())
 
     def close(self) -> None:
-        """Let go of the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let go of the threads, and end lanes that wait for their turn."""
+        for lane in self._lanes:
+            lane.drop()
+        self._threads.close()
 
     def watch(self, now: float) -> None:
         """Interrupt handlers that have run for too long."""
@@ -105,6 +116,8 @@ class Lanes:
             handler = lane.handler
             if handler is None or lane.task is None or now - lane.started <= handler.options.timeout:
                 continue
+            if lane.job is not None and not lane.job.take_back():
+                continue  # it is over, and is being committed
             lane.interrupted = HandlerTimeoutError(f"handler {handler.name} took longer than {handler.options.timeout:g} s")
             if lane.thread is not None:
                 self.stuck = self.stuck or lane.interrupted
@@ -232,17 +245,13 @@ class Lanes:
                 clerk.finished(work)
 
     async def _in_thread(self, lane: Lane, job: Job) -> None:
-        loop = asyncio.get_running_loop()
         context, work = copy_context(), self._transactions.in_thread
-        lane.thread = loop.run_in_executor(self._threads, lambda: context.run(work, job))
+        lane.thread, lane.job = self._threads.run(lambda: context.run(work, job)), job
         try:
-            finish: Callable[[], None] = await asyncio.shield(lane.thread)
-        except asyncio.CancelledError:
-            # The thread goes on; nobody waits for what it says any more.
-            lane.thread.add_done_callback(_ignore)
-            raise
+            # Interrupted, it is never begun; or it goes on, and nobody hears what it says.
+            finish: Callable[[], None] = await lane.thread
         finally:
-            lane.thread = None
+            lane.thread = lane.job = None
         finish()
 
     def _failed(self, lane: Lane, error: BaseException) -> None:
@@ -258,7 +267,9 @@ class Lanes:
             self._clerk.trouble(error)
             return
         for work in lane.works:
-            if work.kind is None:
+            if work.kind is None and work.committed:
+                self._judge.handled(work)
+            elif work.kind is None:
                 self._judge.failed(work, error)
 
     def _uncancel(self, lane: Lane) -> None:
@@ -277,8 +288,3 @@ def _patient(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
 
 def _as_it_is(coroutine: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
     return coroutine
-
-
-def _ignore(future: "asyncio.Future[Any]") -> None:
-    if not future.cancelled():
-        future.exception()

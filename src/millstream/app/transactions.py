@@ -8,7 +8,9 @@ handler is ready to go on: it is never open while user code waits, but for a mom
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +30,7 @@ log = logging.getLogger("millstream.worker")
 HELD = 0.05
 #: After the store has failed it is left alone for so many seconds.
 PAUSE = 0.2
+OVER = "this transaction has ended: use it only while its handler runs"
 #: Deliveries of one transaction; more would only delay the first of them.
 MOST = 1000
 
@@ -113,6 +116,11 @@ class Transactions:
         """Settle in this task group."""
         self._tasks = tasks
 
+    def close(self) -> None:
+        """Wait for no transaction any more."""
+        if self._opening is not None:
+            self._opening.cancel()
+
     @property
     def free(self) -> bool:
         """Whether a transaction is open, and nobody is inside."""
@@ -174,7 +182,7 @@ class Transactions:
         if self._inside is lent and self._open is not None:
             return self._open
         if lent.ended:
-            raise NotStartedError("this transaction has ended: use it only while its handler runs")
+            raise NotStartedError(OVER)
         while self._open is None or self._inside is not None or (lent.alone and self._ran):
             if lent.alone and self._inside is None and self._open is not None:
                 self._finish()
@@ -338,14 +346,16 @@ class Transactions:
             result = handler.call(job.argument, job.context, None)
             return lambda: self._judge.judge(job, self._judge.verdicts(job, result))
         lent = _Threaded(self._store)
+        job.lent[:] = [lent]
         try:
             verdicts = self._judge.verdicts(job, handler.call(job.argument, job.context, lent))
-        except BaseException:
-            lent.end(None)
-            if len(job.works) > 1:
-                return self._one_by_one_in_thread(job)
-            raise
-        if any(isinstance(verdict, BaseException) for verdict in verdicts):
+            failed = not all(type(verdict) is list for verdict in verdicts)
+        except BaseException as error:
+            if len(job.works) == 1 or isinstance(error, (StoreError, FencedError)):
+                lent.end(None)
+                raise
+            failed, verdicts = True, []
+        if failed:
             lent.end(None)
             if len(job.works) > 1:
                 return self._one_by_one_in_thread(job)
@@ -358,7 +368,7 @@ class Transactions:
     def _one_by_one_in_thread(self, job: Job) -> Callable[[], None]:
         finishes: list[Callable[[], None]] = []
         for work in job.works:
-            single = Job(job.handler, [work], job.group)
+            single = Job(job.handler, [work], job.group, job)
             try:
                 finishes.append(self.in_thread(single))
             except (StoreError, FencedError):
@@ -379,26 +389,56 @@ class _Threaded:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: StoreTransaction | None = None
-        self._ended = False
-
-    def _use(self) -> StoreTransaction:
-        if self._ended:
-            raise NotStartedError("this transaction has ended: use it only while its handler runs")
-        if self._open is None:
-            self._open = self._store.begin_now()
-        return self._open
+        self._taken = self._ending = False
+        self._deciding = threading.Lock()
+        self._using = threading.Lock()
+        """Held by the thread during a statement: no other uses the connection then."""
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; give its rows."""
-        return self._use().execute(sql, params)
+        with self._use() as transaction:
+            return transaction.execute(sql, params)
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run one statement for each row."""
-        self._use().executemany(sql, rows)
+        with self._use() as transaction:
+            transaction.executemany(sql, rows)
+
+    @contextmanager
+    def _use(self) -> Generator[StoreTransaction]:
+        try:
+            with self._using:
+                if self._taken or self._ending:
+                    raise NotStartedError(OVER)
+                if self._open is None:
+                    self._open = self._store.begin_now()
+                yield self._open
+        finally:
+            if self._taken:
+                self._roll_back()
+
+    def take_back(self) -> bool:
+        """Roll back what the thread has begun, at once or after the statement that it is in; False if it is being committed."""
+        with self._deciding:
+            if self._ending:
+                return False
+            self._taken = True
+        self._roll_back()
+        return True
+
+    def _roll_back(self) -> None:
+        if self._using.acquire(blocking=False):
+            transaction, self._open = self._open, None
+            if transaction is not None:
+                transaction.end(commit=False)
+            self._using.release()
 
     def end(self, page: Page | None) -> bool:
         """Commit with this page, or roll back; tell whether there was anything to commit."""
-        self._ended = True
+        with self._deciding:
+            if self._taken:
+                raise NotStartedError(OVER)
+            self._ending = True
         transaction, self._open = self._open, None
         if transaction is None:
             return False

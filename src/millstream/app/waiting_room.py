@@ -27,6 +27,7 @@ class Worker(Protocol):
     committing: asyncio.Lock
     alone: asyncio.Lock
     owned: dict[Partition, Owned]
+    stopping: bool
 
     def room(self) -> int:
         """How many more deliveries may be in flight."""
@@ -39,7 +40,7 @@ class Worker(Protocol):
     def finished(self, work: Work) -> None: ...
 
     async def quiet(self) -> None:
-        """Wait until nothing is in flight."""
+        """Wait until nothing is in flight, or it is time to stop."""
         ...
 
     async def note_attempt(self, owned: Owned, position: int, count: int) -> None:
@@ -121,7 +122,7 @@ class WaitingRoom:
         owned, position = work.owned, work.delivery.position
         async with self._worker.alone:
             await self._worker.quiet()
-            if owned.gone:
+            if owned.gone or self._worker.stopping:
                 return
             crashes = owned.suspects.get(position, 0)
             if crashes >= MOST_CRASHES:

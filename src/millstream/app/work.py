@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -134,11 +134,23 @@ class Work(msgspec.Struct, eq=False, gc=False):
 class Job:
     """One call of a handler: for one delivery, or for a batch of different keys."""
 
-    __slots__ = ("argument", "context", "group", "handler", "works")
+    __slots__ = ("argument", "context", "group", "handler", "lent", "works")
 
-    def __init__(self, handler: Handler, works: list[Work], group: str) -> None:
+    def __init__(self, handler: Handler, works: list[Work], group: str, part_of: "Job | None" = None) -> None:
         self.handler = handler
         self.works = works
         self.group = group
         self.argument: Any = [work.message for work in works] if handler.is_batch else works[0].message
         self.context: Context | None = works[0].context(group) if handler.takes_context else None
+        self.lent: list[Lent] = part_of.lent if part_of is not None else []
+        """What a thread may hold of the store for it."""
+
+    def take_back(self) -> bool:
+        """Have that back, whatever the thread does; False if it is being committed at this moment."""
+        return all([lent.take_back() for lent in tuple(self.lent)])
+
+
+class Lent(Protocol):
+    """Something of the store's, in the hands of a thread."""
+
+    def take_back(self) -> bool: ...

@@ -32,6 +32,10 @@ PAGE = 1000
 MOST_IN_FLIGHT = 2 * PAGE
 #: After a failure of broker or store the worker starts over, waiting from the first up to the second many seconds.
 BACK_OFF = (0.1, 5.0)
+#: Then broker and store have so many seconds to take note that a worker leaves,
+GOOD_BYE = 5.0
+#: and one that leaves because a thread did not come back gives others no more than this to end.
+STUCK_GRACE = 1.0
 #: While a parked delivery is tried again, new ones are looked for every so many seconds.
 SOON = 0.02
 
@@ -79,6 +83,10 @@ class GroupWorker:
         self._waiting_room = WaitingRoom(group, self, store, clock, self._triage, self._judge, self._lanes, self._observers)
         self._subscription: Subscription | None = None
         self._receiving = self._interrupted = False
+        self.stopping = False
+        """Nothing more is to be begun."""
+        self._left = False
+        """What is not committed by now is delivered again."""
         self._suspicious = False
         """Whether any partition was taken over from somebody who died."""
         self._unfinished = 0
@@ -105,6 +113,7 @@ class GroupWorker:
         for task in self._background:
             task.cancel()
         self._lanes.close()
+        self._transactions.close()
         await self._tasks.__aexit__(kind, error, trace)
 
     @property
@@ -127,6 +136,8 @@ class GroupWorker:
     async def _interrupt_at(self, stop: asyncio.Event, run: "asyncio.Task[None] | None") -> None:
         """End a wait for deliveries at once when it is time to stop: what it would have got is delivered again."""
         await stop.wait()
+        self.stopping = True
+        self._progress.set()
         if self._receiving and run is not None:
             self._interrupted = True
             run.cancel()
@@ -297,19 +308,22 @@ class GroupWorker:
 
     async def leave(self, grace: float) -> None:
         """Give everything back; what is in flight has so many seconds to end."""
+        self.stopping = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await self.quiet()
+            async with asyncio.timeout(grace if self._lanes.stuck is None else min(grace, STUCK_GRACE)):
+                await self._settled()
+        self._left = True
         fences = {owned.partition: owned.epoch for owned in self.owned.values()}
         await self._drop(self.owned)
         try:
-            async with self.committing:
-                if fences:
-                    await self._store.unassign(self.group, fences)
-            if self._subscription is not None:
-                await self._subscription.close()
-        except MillstreamError as error:
-            log.warning("group %s could not say good-bye: %s", self.group, error)
+            async with asyncio.timeout(GOOD_BYE):
+                async with self.committing:
+                    if fences:
+                        await self._store.unassign(self.group, fences)
+                if self._subscription is not None:
+                    await self._subscription.close()
+        except (MillstreamError, TimeoutError) as error:
+            log.warning("group %s could not say good-bye: %s", self.group, str(error) or "the store does not answer")
         self._subscription = None
 
     # From deliveries to work
@@ -319,6 +333,8 @@ class GroupWorker:
             suspects = [d for d in items if (owned := self.owned.get(d.partition)) is not None and d.position < owned.suspect_upto]
             for delivery in suspects:
                 await self._take_alone(delivery)
+                if self.stopping:
+                    return
             alone = set(map(id, suspects))
             items = [delivery for delivery in items if id(delivery) not in alone]
         await self._dispatch(items)
@@ -328,7 +344,7 @@ class GroupWorker:
         async with self.alone:
             await self.quiet()
             owned = self.owned.get(delivery.partition)
-            if owned is None:
+            if owned is None or self.stopping:
                 return
             crashes = owned.suspects.get(delivery.position, 0)
             if crashes >= MOST_CRASHES:
@@ -480,7 +496,7 @@ class GroupWorker:
                 self._trouble = f"{type(error).__name__}: {error}"
                 log.warning("group %s waits: %s", self.group, error)
                 await self._clock.sleep(self._back_off)
-                if self._over:
+                if self._over or self._left:
                     return
         await self.committed(batch)
 
@@ -517,9 +533,16 @@ class GroupWorker:
                 await self._progress.wait()
 
     async def quiet(self) -> None:
-        """Wait until nothing is in flight."""
-        while (self._unfinished or self._finished or self._uncommitted) and not self._over and self._lanes.stuck is None:
+        """Wait until nothing is in flight, or it is time to stop."""
+        while self._is_busy() and not self.stopping:
             await self._progressed(LOOK)
+
+    async def _settled(self) -> None:
+        while self._is_busy():
+            await self._progressed(LOOK)
+
+    def _is_busy(self) -> bool:
+        return bool(self._unfinished or self._finished or self._uncommitted) and not self._over
 
     async def _watch_loop(self) -> None:
         """Interrupt handlers that take too long, and keep the lease while nothing is received."""

@@ -61,9 +61,16 @@ def connect(path: str, *, flags: int, vfs: str | None) -> Connection:
     return cast(Connection, apsw.Connection(path, flags=flags, vfs=vfs, statementcachesize=200))
 
 
-def text_array(values: Sequence[str]) -> Any:
-    """Texts to bind as one table (`carray(?)`): a statement for many values takes and gives up Python's lock once."""
-    return cast(Any, apsw).carray(tuple(values))
+def text_array(values: Sequence[str]) -> tuple[str, Any]:
+    """A table of texts with a column `value`, as SQL and what to bind to it.
+
+    A statement for many values takes and gives up Python's lock once.
+    """
+    bind = cast(Any, apsw).carray
+    if any("\0" in value for value in values):
+        # As texts they would end there; as bytes they are whole.
+        return "(select cast(value as text) as value from carray(?))", bind(tuple([value.encode() for value in values]))
+    return "carray(?)", bind(tuple(values))
 
 
 def copy(source: Connection, target: str, finish: Callable[[Connection], None]) -> Iterator[tuple[int, int]]:

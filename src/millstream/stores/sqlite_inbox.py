@@ -41,10 +41,9 @@ class SqliteInbox:
         for mark in marks:
             by_source.setdefault(mark.source, []).append(mark.id)
         for source, ids in by_source.items():
-            connection.execute(
-                "insert or ignore into store_inbox select ?, value, ? from carray(?)",
-                (self._scope(connection, group, generation, source), now, text_array(ids)),
-            )
+            scope = self._scope(connection, group, generation, source)
+            table, bound = text_array(ids)
+            connection.execute(f"insert or ignore into store_inbox select ?, value, ? from {table}", (scope, now, bound))  # noqa: S608
         self._since_sweep += len(marks)
         if self._since_sweep >= SWEEP:
             self._sweep(connection, now)
@@ -88,13 +87,9 @@ class SqliteInbox:
             )
             if not scope:
                 continue
-            ids = tuple([mark.id for mark in asked])
-            known = {
-                id_
-                for (id_,) in self._file.query(
-                    "select id from store_inbox where scope=? and id in carray(?)", (scope[0][0], text_array(ids))
-                )
-            }
+            table, bound = text_array([mark.id for mark in asked])
+            sql = f"select id from store_inbox where scope=? and id in {table}"  # noqa: S608
+            known = {id_ for (id_,) in self._file.query(sql, (scope[0][0], bound))}
             if known:
                 found.update(mark for mark in asked if mark.id in known)
         return found

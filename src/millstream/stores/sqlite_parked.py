@@ -109,11 +109,11 @@ class SqliteParked:
         """Which of these events are parked."""
         if not self._file.query("select 1 from store_parked where grp=? limit 1", (group,)):
             return set()
-        sql = "select event_id from store_parked where grp=? and source=? and event_id in carray(?)"
         found: set[Mark] = set()
         for source in {mark.source for mark in marks}:
-            ids = tuple([mark.id for mark in marks if mark.source == source])
-            found.update(Mark(source, id_) for (id_,) in self._file.query(sql, (group, source, text_array(ids))))
+            table, bound = text_array([mark.id for mark in marks if mark.source == source])
+            sql = f"select event_id from store_parked where grp=? and source=? and event_id in {table}"  # noqa: S608
+            found.update(Mark(source, id_) for (id_,) in self._file.query(sql, (group, source, bound)))
         return found
 
     def select(self, group: str | None, *, ids: Sequence[int] | None, dead: bool, after: int, most: int) -> list[Parked]:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import FencedError, MillstreamError, NotStartedError, StoreError
 from millstream.core.broker import Broker, Message, Partition
@@ -207,6 +209,17 @@ class StoreScenarios(WorkerGround):
             assert await store.handled("g", 0, [mark, other, Mark("/s", "2")]) == {mark}
             assert await store.handled("g", 1, [mark]) == await store.handled("h", 0, [mark]) == set()
             assert (await store.has_marks("g", 0), await store.has_marks("h", 0)) == (True, False)
+
+    @promised()
+    async def test_any_text_is_an_id(self) -> None:
+        """One with a NUL in it is another than what stands before the NUL, marked or parked."""
+        async with self.opened() as (_, store):
+            ids = ["a", "a\x00b", "a\x00c", "\x00", "‮\x1b[31m"]
+            parked = self.parked(envelope=replace(self.envelope("k"), source="/p", id="a\x00b"))
+            await store.commit(Page(group="g", marks=[Mark("/s", id_) for id_ in ids[1:]], park=[parked]))
+
+            asked = [Mark(source, id_) for source in ("/s", "/p") for id_ in ids]
+            assert await store.handled("g", 0, asked) == {*(Mark("/s", id_) for id_ in ids[1:]), Mark("/p", "a\x00b")}
 
     @promised()
     async def test_parked_deliveries_keep_everything(self) -> None:

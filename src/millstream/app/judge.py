@@ -15,7 +15,9 @@ from millstream.core.handler import Handler, messages_of, verdicts_of
 from millstream.core.retry import Again, Park
 from millstream.core.store import Mark, Page, Parked, ParkState
 
+#: So many characters are kept of a stack, and of what an error says.
 STACK_LIMIT = 8000
+ERROR_LIMIT = 2000
 
 Verdict = list[Envelope] | BaseException
 
@@ -75,7 +77,7 @@ class Judge:
         return True
 
     def bury(self, work: Work, reason: str, error: str) -> None:
-        now = self._clock.micros()
+        now, reason = self._clock.micros(), _kept(reason[:ERROR_LIMIT])
         work.kind, work.error = "parked", reason
         work.park = self._parked(work, "dead", reason)
         work.park.error, work.park.last_failure = error, now
@@ -120,12 +122,13 @@ class Judge:
         """Note that a handler raised, and decide what follows."""
         assert work.handler is not None
         # A handler's SystemExit, KeyboardInterrupt or CancelledError is a failure like any other.
-        failure = error if isinstance(error, Exception) else RuntimeError(f"handler raised {error!r}")
+        failure = error if isinstance(error, Exception) else RuntimeError(f"handler raised {type(error).__name__}")
         if isinstance(failure, (HandlerResultError, ContractError, TooLargeError)):
             decision: Again | Park = Park("what the handler publishes is wrong, and would be again")
         else:
             decision = work.handler.options.retry.decide(work.attempt, failure, self._chance())
         now = self._clock.micros()
+        said, stack = said_by(error), _kept("".join(traceback.format_exception(error))[-STACK_LIMIT:])
         if isinstance(decision, Again):
             work.kind = "retry"
             row = self._parked(work, "retry", "waits for its next attempt")
@@ -136,8 +139,8 @@ class Judge:
             row = self._parked(work, "dead", decision.reason)
         row.attempts = work.attempt
         row.first_failure, row.last_failure = row.first_failure or now, now
-        row.error = work.error = f"{type(error).__name__}: {error}"
-        row.stack = "".join(traceback.format_exception(error))[-STACK_LIMIT:]
+        row.error = work.error = said
+        row.stack = stack
         work.park = row
 
     def verdicts(self, job: Job, result: object) -> list[Verdict]:
@@ -222,3 +225,17 @@ class Judge:
                 )
             )
         return made
+
+
+def said_by(error: BaseException) -> str:
+    """An error's name and what it says, as it can be kept; it is users' code that says it."""
+    try:
+        text = str(error)
+    except Exception as failed:
+        text = f"(it cannot say what it is: {type(failed).__name__})"
+    return _kept(f"{type(error).__name__}: {text}"[:ERROR_LIMIT])
+
+
+def _kept(text: str) -> str:
+    """Without what cannot be stored, such as a file's name that is no text."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

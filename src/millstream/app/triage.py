@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from millstream.app.judge import Judge
+from millstream.app.judge import Judge, said_by
 from millstream.app.work import Owned, Work
 from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, from_binary, from_plain, from_structured
 from millstream.contracts.envelope import Envelope
@@ -93,8 +93,8 @@ class Triage:
         try:
             if not where(work.message):
                 work.kind = "skipped"
-        except Exception as error:  # the user's filter
-            work.doom = (f"where= failed: {error!r}", type(error).__name__)
+        except BaseException as error:  # noqa: BLE001 - the user's filter, whose SystemExit must not end the worker
+            work.doom = (f"where= failed: {said_by(error)}", type(error).__name__)
 
     def _triage_message(self, delivery: Delivery, owned: Owned) -> Work:
         """Understand bytes that came without an envelope, or park them as they are."""

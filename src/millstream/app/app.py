@@ -239,7 +239,8 @@ class App:
     async def _reporting(self, broker: Broker, store: Store, control_key: str | None) -> AsyncGenerator[None]:
         """Tell facts of what happens, and carry out what operators ask for, as long as it is open."""
         reporter = Reporter(self.name, self._handlers, broker, store, self.clock, troubles=self.troubles)
-        control = Control([group.name for group in self.groups()], broker, store, self.clock, reporter, control_key)
+        groups = [group.name for group in self.groups()]
+        control = Control(groups, broker, store, self.clock, reporter, control_key, moved=self._moved)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(reporter.run(stop))
@@ -252,6 +253,12 @@ class App:
                 if listening is not None:
                     listening.cancel()
                 stop.set()
+
+    async def _moved(self, group: str) -> None:
+        """Have the workers of a group notice that its position was moved, even if there is nothing to do."""
+        for worker in self._running:
+            if worker.group == group:
+                await worker.check_fences()
 
     async def _declare(self, broker: Broker, store: Store) -> None:
         """Make topics and groups, and refuse what the broker cannot keep."""

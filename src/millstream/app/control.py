@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 
@@ -18,6 +18,10 @@ log = logging.getLogger("millstream.control")
 
 #: One process of a service carries an operation out; for so long no other does, in seconds.
 REMEMBERED = 3600.0
+#: Whoever moves a group has done so after so many seconds; then the others look whether it is still theirs.
+MOVED = 1.0
+#: Older operations are not carried out, nor those of a clock that is as far ahead, in seconds.
+FRESH = 1800.0
 #: Parked deliveries looked through for those that an operation names.
 PAGE = 1000
 
@@ -62,13 +66,25 @@ def _signature(body: bytes, key: str) -> str:
 class Control:
     """Listens for operations on this service's groups, and answers each with a fact."""
 
-    def __init__(self, groups: Collection[str], broker: Broker, store: Store, clock: Clock, reporter: Reporter, key: str | None) -> None:
+    def __init__(
+        self,
+        groups: Collection[str],
+        broker: Broker,
+        store: Store,
+        clock: Clock,
+        reporter: Reporter,
+        key: str | None,
+        *,
+        moved: Callable[[str], Awaitable[None]],
+    ) -> None:
         self._groups = frozenset(groups)
         self._broker = broker
         self._store = store
         self._clock = clock
         self._reporter = reporter
         self._key = key
+        self._moved = moved
+        """Has this process's workers of a group look whether it was moved."""
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -93,11 +109,17 @@ class Control:
         except DecodeError as error:
             log.warning("%s", error)
             return
+        if abs(self._clock.micros() - operation.at) > FRESH * 1e6:
+            log.warning("an operation of another time is not carried out: %s of %s, %s", operation.kind, operation.group, operation.id)
+            return
         everybody = operation.kind == "tell" and not operation.group
         if operation.group not in self._groups and not everybody:
             return
         try:
             if not await self._store.lead(f"operation {operation.id}", self._reporter.process, REMEMBERED):
+                if operation.kind == "reset":
+                    await self._clock.sleep(MOVED)
+                    await self._moved(operation.group)
                 return
             if everybody:
                 await self._reporter.retell()
@@ -122,6 +144,7 @@ class Control:
             case "reset":
                 positions = [(Partition(topic, number), position) for topic, number, position in operation.positions]
                 await self._store.rewind(operation.group, positions, effects=operation.effects)
+                await self._moved(operation.group)
                 return f"moved {len(positions)} partitions"
             case "redrive" | "discard":
                 ids = [parked.id for parked in await self._named(operation)]

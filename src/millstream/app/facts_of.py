@@ -18,13 +18,25 @@ from millstream.core.store import Parked
 #: A message of facts has about so many bytes at most; a single dead letter can be a little more.
 LARGEST = 256 << 10
 
+#: Keys and errors are told by so many of their characters.
+LONGEST_KEY, LONGEST_ERROR = 1000, 2000
+
 _NOBODY = Envelope(id="", source="", type="", time=0)
+
+
+def _key(envelope: Envelope) -> str | None:
+    key = envelope.key
+    return key if key is None or len(key) <= LONGEST_KEY else key[:LONGEST_KEY]
+
+
+def _text(text: str) -> str:
+    return masked_text(text[:LONGEST_ERROR])
 
 
 def published_fact(envelope: Envelope) -> PublishedFact:
     """An event that was published."""
     return PublishedFact(
-        envelope.id, envelope.source, envelope.type, envelope.topic, envelope.key, envelope.time, envelope.version,
+        envelope.id, envelope.source, envelope.type, envelope.topic, _key(envelope), envelope.time, envelope.version,
         envelope.correlation, envelope.causation, envelope.attempt,
     )  # fmt: skip
 
@@ -36,10 +48,10 @@ def delivery_fact(outcome: Outcome, now: int) -> DeliveryFact:
     source, id_ = parked.identity if parked is not None else (envelope.source, envelope.id)
     return DeliveryFact(
         outcome.kind, outcome.handler, outcome.partition.topic, outcome.partition.number, outcome.position,
-        id_, source, envelope.type, envelope.key, envelope.time,
+        id_, source, envelope.type, _key(envelope), envelope.time,
         envelope.correlation, envelope.causation, envelope.attempt, envelope.version,
         outcome.attempt, now, outcome.waited, outcome.worked, tuple(map(published_fact, outcome.published)),
-        masked_text(outcome.error) if outcome.error else "",
+        _text(outcome.error) if outcome.error else "",
     )  # fmt: skip
 
 
@@ -50,10 +62,10 @@ def parked_fact(parked: Parked, handler: str) -> ParkedFact:
     source, id_ = parked.identity
     return ParkedFact(
         group=parked.group, handler=handler, topic=parked.partition.topic, partition=parked.partition.number, position=parked.position,
-        id=id_, source=source, type=envelope.type, key=envelope.key, time=envelope.time, version=envelope.version,
+        id=id_, source=source, type=envelope.type, key=_key(envelope), time=envelope.time, version=envelope.version,
         correlation=envelope.correlation, state=parked.state, attempts=parked.attempts, due=parked.due,
         first_failure=parked.first_failure, last_failure=parked.last_failure, data=data[:DATA_LIMIT], size=len(data),
-        error=masked_text(parked.error), reason=masked_text(parked.reason), stack=masked_text(parked.stack),
+        error=_text(parked.error), reason=_text(parked.reason), stack=masked_text(parked.stack),
     )  # fmt: skip
 
 

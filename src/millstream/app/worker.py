@@ -286,6 +286,15 @@ class GroupWorker:
         self._uncommitted.clear()
         self._over = True
 
+    async def check_fences(self) -> None:
+        """Start over if another owns any of it now, or its position was moved; an idle worker notices that nowhere else."""
+        fences = {owned.partition: owned.epoch for owned in self.owned.values()}
+        try:
+            async with self.committing:
+                await self._store.commit(Page(group=self.group, fences=fences))
+        except (FencedError, StoreError) as error:
+            self.trouble(error)
+
     async def _start_over(self) -> None:
         """Whoever owns a partition now goes on from the position of record."""
         self._over = False

@@ -72,6 +72,30 @@ def test_a_name_that_cannot_be_a_source_is_refused(name: str) -> None:
         App(name)
 
 
+def test_a_batch_handler_cannot_have_a_context() -> None:
+    """What it published through that would belong to none of its events, and be lost."""
+    app = App("watch")
+
+    @app.subscriber()
+    async def note(_seen: list[Seen], context: Context) -> None:
+        context.publish(Noted("ann"))
+
+    with pytest.raises(errors.ConfigurationError, match="a Context belongs to one delivery"):
+        app.handlers()
+
+
+async def test_an_app_that_could_not_be_opened_can_be_opened_later(tmp_path: Path) -> None:
+    """Once what was in the way is gone, nothing is left of the first try."""
+    app = App("watch", broker=f"sqlite:///{tmp_path}/b.db", store=f"sqlite:///{tmp_path}/later/s.db")
+    with pytest.raises(errors.StoreError):
+        await app.__aenter__()
+
+    (tmp_path / "later").mkdir()
+
+    async with app:
+        await app.publish(Seen("ann"))
+
+
 async def test_an_app_is_closed_until_it_is_opened(tmp_path: Path) -> None:
     """Using it before is an error that says how to open it, and opening it twice is one too."""
     app = App("watch", broker=f"sqlite:///{tmp_path}/w.db")

@@ -211,11 +211,11 @@ class App:
         settings = self.settings()
         self._outbox_changed = asyncio.Event()
         async with AsyncExitStack() as stack:
+            stack.callback(self._closed)
             broker = self._own_broker or connect_broker(settings.broker, self.clock)
             store = self._own_store or connect_store(settings.store, broker, self.clock)
             self._broker = await stack.enter_async_context(broker)
             self._store = await stack.enter_async_context(store)
-            stack.callback(self._closed)
             if self._schema:
                 await store.script(self._schema)
             await self._declare(broker, store)

@@ -171,6 +171,11 @@ def _check(handler: Handler) -> None:
             f"handler {handler.name}: takes a Transaction, which commits with its inbox mark, so delivery='at_least_once' cannot be meant; "
             "leave delivery= out, or write through a connection of your own"
         )
+    if handler.takes_context and handler.is_batch:
+        raise ConfigurationError(
+            f"handler {handler.name}: a Context belongs to one delivery, and a batch has many: what it published could not be told apart. "
+            "Return for each item what is to be published, or take one event at a time"
+        )
     if handler.wire == "confluent":
         raise ConfigurationError(f"handler {handler.name}: wire='confluent' needs a schema registry, which this version does not have")
     if handler.wire == "json" and len(handler.contracts) != 1:

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from confluent_kafka import KafkaError
 
@@ -33,6 +33,7 @@ from millstream.contracts.errors import (
 )
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
+Item = TypeVar("Item", Envelope, Message)
 DEFAULT_PARTITIONS = 8
 #: The largest body, and what attributes, key and Kafka's own framing may add to it.
 LARGEST = 1 << 20
@@ -59,6 +60,8 @@ class KafkaBroker:
         self._reader = KafkaReader("")
         self._topics: dict[str, Described] = {}
         """Those that were described, or made, since this broker was opened."""
+        self._unusable: dict[str, MillstreamError] = {}
+        """Topics that could not be made when they were last published to, and why."""
         self._subscriptions: set[KafkaSubscription] = set()
         self._listeners: set[KafkaListener] = set()
 
@@ -261,33 +264,47 @@ class KafkaBroker:
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
         if origin is not None:
             raise ConfigurationError(f"{self.name} keeps no marks of relays: publish without origin=; the inbox absorbs what is repeated.")
-        return await self._send(*await self._pack(envelopes, _record_of))
+        return await self._send(envelopes, self._record_of)
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
-        return await self._send(*await self._pack(messages, _raw_record_of))
+        return await self._send(messages, self._raw_record_of)
 
-    async def _pack(
-        self, items: Sequence[Any], pack: Callable[[Any], Outgoing]
-    ) -> tuple[list[MillstreamError | None], list[Outgoing]]:
-        """Each item as a record, but for those that have a refusal instead."""
-        unusable = await self._unusable({item.topic for item in items})
-        results: list[MillstreamError | None] = [None] * len(items)
-        records: list[Outgoing] = []
-        for index, item in enumerate(items):
+    async def _send(self, items: Sequence[Item], record: Callable[[Item], Outgoing]) -> Sequence[MillstreamError | None]:
+        for item in items:
+            if item.topic not in self._topics:
+                await self._know({item.topic for item in items})
+                break
+        answers = await self._producer.send(items, record)
+        if not any(answers):
+            return cast("Sequence[None]", answers)
+        return [self._refusal(i.topic, a) if isinstance(a, KafkaError) else a for i, a in zip(items, answers, strict=True)]
+
+    async def _know(self, names: set[str]) -> None:
+        """Make the topics that are not there; what cannot be made is refused record by record."""
+        for name in names:
             try:
-                if unusable and item.topic in unusable:
-                    raise unusable[item.topic]
-                record = pack(item)
-                if len(record[1]) + AROUND > self._topics[item.topic].largest:
-                    self._check_size(item.id, record)
-                records.append(record)
+                await self._ensure({name})
             except MillstreamError as error:
-                results[index] = error
-        return results, records
+                self._unusable[name] = error
 
-    def _check_size(self, id: str, record: Outgoing) -> None:
+    def _record_of(self, e: Envelope) -> Outgoing:
+        headers, body = to_binary(e)
+        record = e.topic, body, None if e.key is None else e.key.encode(), cast("Any", headers)
+        topic = self._topics.get(e.topic)
+        if topic is None or len(body) + AROUND > topic.largest:
+            self._check(e.id, record)
+        return record
+
+    def _raw_record_of(self, message: Message) -> Outgoing:
+        record = message.topic, message.body, message.key, cast("Any", list(message.headers))
+        self._check("", record)
+        return record
+
+    def _check(self, id: str, record: Outgoing) -> None:
         """Refuse what the topic would refuse, and with it whatever is sent together with it."""
         topic, value, key, headers = record
+        if topic not in self._topics:
+            raise self._unusable.get(topic) or BrokerUnavailableError(f"topic {topic!r} is not known on {self.name}: publish again.")
         around = len(key or b"") + sum(len(name) + len(text or b"") + 10 for name, text in headers) + FRAME
         largest = self._topics[topic].largest
         if len(value) > LARGEST or len(value) + around > largest:
@@ -295,28 +312,6 @@ class KafkaBroker:
                 f"{id or 'a message'} for {topic!r} has {len(value)} bytes, and {around} around them: this broker takes {LARGEST}, and "
                 f"this topic {largest} in all. Publish a reference to where the rest is."
             )
-
-    async def _unusable(self, names: set[str]) -> dict[str, MillstreamError]:
-        """Topics that cannot be published to, and why."""
-        refused: dict[str, MillstreamError] = {}
-        if not names <= self._topics.keys():
-            for name in names:
-                try:
-                    await self._ensure({name})
-                except MillstreamError as error:
-                    refused[name] = error
-        return refused
-
-    async def _send(self, results: list[MillstreamError | None], records: Sequence[Outgoing]) -> Sequence[MillstreamError | None]:
-        answers = await self._producer.send(records)
-        if len(records) == len(results) and not any(answers):
-            return results
-        sent = iter(zip(records, answers, strict=True))
-        for index, refused in enumerate(results):
-            if refused is None:
-                record, error = next(sent)
-                results[index] = None if error is None else self._refusal(record[0], error)
-        return results
 
     def _refusal(self, topic: str, error: KafkaError) -> MillstreamError:
         # It may be gone: whoever publishes again looks again, and makes it again.
@@ -330,11 +325,8 @@ class KafkaBroker:
 
     async def _outgoing(self, envelopes: Sequence[Envelope]) -> Sequence[Outgoing]:
         """All of these as records; raises what is wrong with the first that is none."""
-        results, records = await self._pack(envelopes, _record_of)
-        for error in results:
-            if error is not None:
-                raise error
-        return records
+        await self._know({e.topic for e in envelopes})
+        return [self._record_of(e) for e in envelopes]
 
     async def relayed(self, store: str) -> int:
         return 0
@@ -408,8 +400,8 @@ class KafkaBroker:
 
     async def broadcast(self, body: bytes) -> None:
         await self._make_broadcast()
-        (error,) = await self._producer.send([(kafka_broadcast.TOPIC, body, None, [])])
-        if error is not None:
+        (error,) = await self._producer.send([body], lambda body: (kafka_broadcast.TOPIC, body, None, []))
+        if isinstance(error, KafkaError):
             raise failure(error, f"{self.name}: telling every process")
 
     async def listen(self) -> KafkaListener:
@@ -469,15 +461,6 @@ class KafkaBroker:
 
 def _figure(value: int | None) -> Figure:
     return Figure(value) if value is not None else Figure(None, "unknown")
-
-
-def _record_of(e: Envelope) -> Outgoing:
-    headers, body = to_binary(e)
-    return e.topic, body, None if e.key is None else e.key.encode(), cast("Any", headers)
-
-
-def _raw_record_of(message: Message) -> Outgoing:
-    return message.topic, message.body, message.key, list(message.headers)
 
 
 def _check_topic(topic: Topic) -> None:

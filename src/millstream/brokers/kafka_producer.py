@@ -7,18 +7,23 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import complaints, error_of
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
+from millstream.contracts.errors import MillstreamError
 
 log = logging.getLogger("millstream.kafka")
 
+T = TypeVar("T")
+Answers = Sequence[KafkaError | MillstreamError | None]
 #: What is handed to Kafka: topic, value, key and headers. A plain tuple, because there are many.
 Outgoing = tuple[str, bytes, bytes | None, list[tuple[str, str | bytes | None]]]
+#: From so many records, or callers, on it is worth a millisecond to send them together.
+MANY = 8
 #: Records that are handed over in one go; then others have their turn.
 TURN = 500
 #: Nobody has said yet what became of a record.
@@ -28,15 +33,38 @@ LOOK = 0.25
 
 
 class KafkaProducer:
-    """Sends records for any number of callers of one loop.
+    """Sends records for any number of callers of one loop, and takes no longer for one than it has to.
+
+    librdkafka sends a request for each partition, with what is there at that moment. For
+    a lone caller that moment is now; for many at once it is a millisecond later, when
+    their records make fuller requests. As a producer has one way only, there are two.
+    """
+
+    def __init__(self, settings: KafkaSettings, largest: int) -> None:
+        self._prompt = Line(settings, largest, linger=0)
+        self._gathering = Line(settings, largest, linger=1)
+
+    async def send(self, items: Sequence[T], record: Callable[[T], Outgoing]) -> Answers:
+        """One answer for each item: None once its record is stored as safely as its topic says, or what `record` raised."""
+        few = len(items) < MANY and self._prompt.waiting + self._gathering.waiting < MANY
+        return await (self._prompt if few else self._gathering).send(items, record)
+
+    async def close(self) -> None:
+        """Wait for what is under way, and end."""
+        await asyncio.gather(self._prompt.close(), self._gathering.close())
+
+
+class Line:
+    """An idempotent producer and the thread that hears what became of its records.
 
     A record that fails takes everything with it that is under way, so that no later
     record of its key can be stored without it.
     """
 
-    def __init__(self, settings: KafkaSettings, largest: int) -> None:
+    def __init__(self, settings: KafkaSettings, largest: int, *, linger: float) -> None:
         self._settings = settings
         self._largest = largest
+        self._linger = linger
         self._loop = asyncio.get_running_loop()
         self._producer: Producer | None = None
         self._threads: list[threading.Thread] = []
@@ -48,45 +76,55 @@ class KafkaProducer:
         # At once: a producer that has no connection yet when its first record comes waits for half a second.
         self._start()
 
-    async def send(self, records: Sequence[Outgoing]) -> list[KafkaError | None]:
-        """One answer for each record: None once it is stored as safely as its topic says."""
-        if not records:
-            return []
-        batch = _Batch(len(records), self._done.append, self._loop.create_future())
+    @property
+    def waiting(self) -> int:
+        """How many calls are under way."""
+        return len(self._waiting)
+
+    async def send(self, items: Sequence[T], record: Callable[[T], Outgoing]) -> Answers:
+        """One answer for each item: None once its record is stored as safely as its topic says, or what `record` raised."""
+        if not items:
+            return ()
+        batch = _Batch(len(items), self._done.append, self._loop.create_future())
         self._waiting[batch] = self._loop.time()
         if self._watch is None:
             self._watch = self._loop.call_later(LOOK, self._look)
         producer = self._producer or self._start()
         given = 0
-        while given < len(records):
-            if self._producer is not producer:
-                break
-            turn = self._give(producer, records[given : given + TURN], batch, given)
+        while given < len(items) and self._producer is producer:
+            turn = self._give(producer, items[given : given + TURN] if len(items) > TURN else items, record, batch, given)
             given += turn
             if not turn:
                 # librdkafka's queue is full: some of it has to go first.
                 self._drained.clear()
                 await self._drained.wait()
-            elif given < len(records):
+            elif given < len(items):
                 await asyncio.sleep(0)
         # Whoever stops waiting does not stop the sending.
         return await batch.finished
 
-    def _give(self, producer: Producer, records: Sequence[Outgoing], batch: "_Batch", first: int) -> int:
+    def _give(
+        self, producer: Producer, items: Sequence[T], record: Callable[[T], Outgoing], batch: "_Batch", first: int
+    ) -> int:
         """Hand over as many as are taken now, and say how many."""
         produce, reported = producer.produce, batch.reported
-        for index, (topic, value, key, headers) in enumerate(records, first):
+        # Each record is made when it is handed over: ten thousand of them at once would cost more to keep than to make.
+        for index, item in enumerate(items, first):
             try:
+                topic, value, key, headers = record(item)
                 produce(topic, value, key, on_delivery=partial(reported, index), headers=headers)
             except BufferError:
                 return index - first
+            except MillstreamError as error:
+                batch.refuse(index, error)
             except KafkaException as error:
                 if error_of(error).code() == KafkaError._FATAL:
-                    self._replace()
+                    self._replace(producer)
                     return index - first
                 batch.refuse(index, error_of(error))
-                self._resolve()
-        return len(records)
+        if self._done:
+            self._resolve()
+        return len(items)
 
     async def close(self) -> None:
         """Wait for what is under way, and end."""
@@ -115,9 +153,7 @@ class KafkaProducer:
             "acks": "all",
             # A key is where Java's and KafkaJS's producers put it; librdkafka's own default differs.
             "partitioner": "murmur2_random",
-            # Nothing waits to be sent; what comes while a request is under way goes with the next one.
-            "linger.ms": 0,
-            "max.in.flight.requests.per.connection": 1,
+            "linger.ms": self._linger,
             "message.max.bytes": self._largest,
             # Well below what the smallest of usual topics takes at a time.
             "batch.size": 262_144,
@@ -139,7 +175,7 @@ class KafkaProducer:
                 producer.poll(LOOK)
             except KafkaException as error:
                 log.warning("%s: a producer has failed and is replaced: %s", self._settings.name, error_of(error).str())
-                self._in_loop(self._replace)
+                self._in_loop(partial(self._replace, producer))
                 break
             if self._done:
                 self._in_loop(self._resolve)
@@ -163,15 +199,15 @@ class KafkaProducer:
         if not self._waiting:
             return
         oldest = next(iter(self._waiting.values()))
-        if self._loop.time() - oldest > self._settings.timeout:
-            self._replace()
+        if self._producer is not None and self._loop.time() - oldest > self._settings.timeout:
+            self._replace(self._producer)
         self._watch = self._loop.call_later(LOOK, self._look)
 
-    def _replace(self) -> None:
+    def _replace(self, producer: Producer) -> None:
         """Everything under way fails; the next record goes to a new producer."""
-        producer, self._producer = self._producer, None
-        if producer is None:
+        if self._producer is not producer:
             return
+        self._producer = None
         # What was not sent never will be, and what was is forgotten: it may be stored, or not.
         producer.purge(blocking=False)
         for batch in self._waiting:
@@ -184,7 +220,7 @@ class _Batch:
     """The records of one call, and what became of them."""
 
     def __init__(
-        self, size: int, settled: Callable[["_Batch"], None], finished: asyncio.Future[list[KafkaError | None]]
+        self, size: int, settled: Callable[["_Batch"], None], finished: asyncio.Future[Answers]
     ) -> None:
         self.finished = finished
         self._answers: list[Any] = [_UNKNOWN] * size
@@ -195,7 +231,7 @@ class _Batch:
         """Changed by the loop alone."""
 
     @property
-    def answers(self) -> list[KafkaError | None]:
+    def answers(self) -> Answers:
         """What became of each, once that is known of all."""
         return self._answers
 
@@ -206,7 +242,7 @@ class _Batch:
         if self._reported == self._expected:
             self._settled(self)
 
-    def refuse(self, index: int, error: KafkaError) -> None:
+    def refuse(self, index: int, error: KafkaError | MillstreamError) -> None:
         """On the loop: this one was not even taken."""
         self._answers[index] = error
         self._expected -= 1

@@ -124,7 +124,7 @@ async def test_processes_publish_at_the_same_time(tmp_path: Path) -> None:
         say("ready")
         await told()
         for number in range(200):
-            assert await broker.publish([envelope(f"c-{number}")]) == [None]
+            assert list(await broker.publish([envelope(f"c-{number}")])) == [None]
         say("done")
     """
     async with opened(tmp_path / "b.db") as broker, child(tmp_path / "b.db", body) as other:

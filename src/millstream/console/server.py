@@ -204,11 +204,11 @@ async def _no_such(request: Request) -> Response:
 
 
 async def _page(request: Request) -> Response:
-    """A file of the front end; every other path is one of its screens."""
+    """A file of the front end; every other path is one of its screens, and has any name in it."""
     wanted = request.path_params["path"]
-    file = (STATIC / wanted).resolve()
-    if not file.is_relative_to(STATIC) or not file.is_file():
-        if Path(wanted).suffix in (".js", ".css", ".svg", ".map", ".woff2"):
+    file = _files().get(wanted)
+    if file is None:
+        if wanted.startswith("assets/"):
             return refuse(404, f"There is no {request.url.path}.")
         file = STATIC / "index.html"
     if not file.is_file():
@@ -217,6 +217,11 @@ async def _page(request: Request) -> Response:
     # Assets carry a hash of their content in their name.
     headers = {"cache-control": "public, max-age=31536000, immutable"} if file.parent.name == "assets" else {}
     return Response(file.read_bytes(), media_type=kind, headers=headers)
+
+
+def _files() -> dict[str, Path]:
+    """The files that there are, by their paths: what somebody asks for is looked up, and never becomes a path itself."""
+    return {file.relative_to(STATIC).as_posix(): file for file in STATIC.rglob("*") if file.is_file()}
 
 
 def _listen(host: str, port: int, *, any_port: bool) -> socket.socket:

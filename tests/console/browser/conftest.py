@@ -1,6 +1,5 @@
 """One browser for all tests of this folder, and the shops that they look at."""
 
-import os
 import shutil
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
+from tests.console.browser.needs import missing
 from tests.console.browser.routes import LivedIn, fill
 from tests.console.browser.shop import Shop, open_shop, placed
 from tests.console.browser.visit import Visit, visiting
@@ -20,20 +20,11 @@ TOO_MANY = (
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def missing(what: str, command: str) -> str:
-    """Skip, and say how to get it; in CI nothing may be missing."""
-    message = f"{what} is not there: {command}"
-    if os.environ.get("CI", "").lower() in ("true", "1"):
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
-
-
 @pytest.fixture(scope="session")
 def executable() -> str:
     """The machine's own Chromium."""
-    return next(filter(None, map(shutil.which, NAMES)), None) or missing(
-        "Chromium", "apt-get install --no-install-recommends chromium (as root, `make browser` does it)"
-    )
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    return found or missing("Chromium", "apt-get install --no-install-recommends chromium (as root, `make browser` does it)")
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

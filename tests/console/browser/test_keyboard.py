@@ -96,7 +96,7 @@ async def test_the_palette_opens_anything(visit: Visit) -> None:
 async def test_the_map_is_walked_along_its_edges(visit: Visit) -> None:
     """Tab goes in the direction of flow, arrows follow edges, Enter opens the inspector and Escape closes it."""
     page = visit.page
-    await visit.open("/map")
+    await visit.open("/map?window=3600")
     nodes = page.locator(".stage [data-node]")
     await expect(nodes.first).to_be_visible()
 

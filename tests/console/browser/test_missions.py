@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
-from tests.console.browser.shop import COMMAND, Shop, placed, started
+from tests.console.browser.shop import COMMAND, Shop, origin, placed, started
 from tests.console.browser.visit import Visit, visiting
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
@@ -169,7 +169,10 @@ async def test_a_viewer_sees_everything_and_changes_nothing(shop: Shop, browser:
     await shop.publish(placed("ord_seen", b"[]", id=str(uuid.uuid4())))
     token = "a-viewer-of-the-shop"
     words = ("console", "--broker", shop.broker_url, "--data", str(tmp_path / "viewer.db"), "--port", "0", "--output", "json")
-    async with started(*words, MILLSTREAM_CONSOLE_TOKENS=f"{token}=viewer") as (_, ready), visiting(browser, ready["console"][:-1], []) as visit:
+    async with (
+        started(*words, MILLSTREAM_CONSOLE_TOKENS=f"{token}=viewer") as (_, ready),
+        visiting(browser, origin(ready["console"]), []) as visit,
+    ):
         page = visit.page
         await visit.open(f"/?t={token}")
         await expect(page.locator(".topbar")).to_contain_text("viewer")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from typing import Literal
 
 import msgspec
 
@@ -18,6 +19,7 @@ log = logging.getLogger("millstream.control")
 
 #: One process of a service carries an operation out; for so long no other does, in seconds.
 REMEMBERED = 3600.0
+MOST_ANSWERS = 1000
 #: Whoever moves a group has done so after so many seconds; then the others look whether it is still theirs.
 MOVED = 1.0
 #: Older operations are not carried out, nor those of a clock that is as far ahead, in seconds.
@@ -83,6 +85,8 @@ class Control:
         self._clock = clock
         self._reporter = reporter
         self._key = key
+        self._answers: dict[str, tuple[Literal["done", "failed"], str]] = {}
+        """What this process has answered: whoever asks again gets the same, and nothing is done."""
         self._moved = moved
         """Has this process's workers of a group look whether it was moved."""
 
@@ -115,6 +119,9 @@ class Control:
         everybody = operation.kind == "tell" and not operation.group
         if operation.group not in self._groups and not everybody:
             return
+        if (known := self._answers.get(operation.id)) is not None:
+            self._reporter.tell(operation, *known)
+            return
         try:
             if not await self._store.lead(f"operation {operation.id}", self._reporter.process, REMEMBERED):
                 if operation.kind == "reset":
@@ -126,11 +133,17 @@ class Control:
                 return
             detail = await self.carry_out(operation)
         except MillstreamError as error:
-            self._reporter.tell(operation, "failed", str(error))
+            self._answer(operation, "failed", str(error))
             return
-        self._reporter.tell(operation, "done", detail)
+        self._answer(operation, "done", detail)
         if operation.kind in ("pause", "resume"):
             await self._reporter.beat()
+
+    def _answer(self, operation: Operation, status: Literal["done", "failed"], detail: str) -> None:
+        while len(self._answers) >= MOST_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        self._answers[operation.id] = status, detail
+        self._reporter.tell(operation, status, detail)
 
     async def carry_out(self, operation: Operation) -> str:
         """Do it, or leave it to the owner of the partition; says what was done."""

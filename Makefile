@@ -41,11 +41,21 @@ console: .venv/.runtime ## The console's pages, built from console/
 demo: console ## The shop on the embedded broker: a page to order from, mails, a dashboard, and a proof
 	@$(RUN)millstream demo shop $(ARGS)
 
-test: .venv/.ready console ## All tests
+# The browser that the console is tested in: Debian's, installed when it is missing and we may. Who may not is told by the tests.
+browser:
+	@if ! command -v chromium chromium-browser google-chrome google-chrome-stable && [ "$$(id -u)" = 0 ] && command -v apt-get; then \
+	  echo "installing Chromium, to test the console in" >&2; export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core || \
+	  echo "Chromium could not be installed: its tests are left out" >&2; fi >/dev/null
+
+test: .venv/.ready console browser ## All tests
 	$(RUN)pytest $(ARGS)
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
 	$(RUN)pytest -m "not slow" tests $(ARGS)
+
+screenshots: .venv/.ready console browser ## The pictures of the console in docs/images, taken anew
+	MILLSTREAM_SCREENSHOTS=docs/images $(RUN)pytest tests/console/browser/test_screenshots.py $(ARGS)
 
 docs: .venv/.ready ## Run every example of the documentation, and follow every link
 	$(RUN)pytest README.md ARCHITECTURE.md CONTRIBUTING.md docs tests/test_documentation.py $(ARGS)
@@ -84,4 +94,4 @@ services-stop: .venv/.ready ## End them, and forget what they held
 brokers: .venv/.ready ## The brokers' tests on real servers, started and stopped for them: ONLY=kafka for one
 	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)pytest tests/brokers $(ARGS)
 
-.PHONY: help console front demo test unit docs check lint imports types fix bench soak services services-stop brokers
+.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench soak services services-stop brokers

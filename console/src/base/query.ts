@@ -47,8 +47,8 @@ function remember(path: string, data: unknown, at: number): void {
 }
 
 /**
- * Ask for `path`, and again every so many seconds. A null path asks nothing. While the tab is
- * hidden, or everything is frozen, nobody asks.
+ * Ask for `path`, and again every so many seconds; 0 asks once. A null path asks nothing. While
+ * the tab is hidden, or everything is frozen, nobody asks.
  */
 export function useQuery<T>(path: string | null, every = 2): Query<T> {
   const [, draw] = useState(0);
@@ -59,6 +59,8 @@ export function useQuery<T>(path: string | null, every = 2): Query<T> {
     at: undefined,
   });
   const again = useRef<() => void>(() => undefined);
+  const often = useRef(every);
+  often.current = every;
 
   if (state.current.path !== path) {
     const before = path === null ? undefined : known.get(path);
@@ -74,7 +76,7 @@ export function useQuery<T>(path: string | null, every = 2): Query<T> {
 
     const later = (times = 1) => {
       clearTimeout(timer);
-      if (!over && every > 0) timer = setTimeout(ask, every * times * 1000);
+      if (!over && often.current > 0) timer = setTimeout(ask, often.current * times * 1000);
     };
     const ask = () => {
       if (abort) return;
@@ -119,7 +121,7 @@ export function useQuery<T>(path: string | null, every = 2): Query<T> {
       asking.delete(ask);
       document.removeEventListener("visibilitychange", seen);
     };
-  }, [path, every]);
+  }, [path]);
 
   return { data: state.current.data, error: state.current.error, at: state.current.at, again: () => again.current() };
 }

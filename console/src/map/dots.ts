@@ -17,6 +17,19 @@ export function paceOf(took: number): number {
   return Math.min(LONGEST, LEAST + 350 * Math.log10(1 + Math.max(0, took) * 1000));
 }
 
+/** Dots that are neither failed attempts nor duplicates are plain. */
+const SHAPES: Partial<Record<Dot["kind"], string>> = { retry: "diamond", parked: "diamond", duplicate: "ring" };
+/** A dot fades in so many steps. */
+const FADES = 4;
+
+function diamond(context: CanvasRenderingContext2D, x: number, y: number, size: number): void {
+  context.moveTo(x, y - size);
+  context.lineTo(x + size, y);
+  context.lineTo(x, y + size);
+  context.lineTo(x - size, y);
+  context.closePath();
+}
+
 interface Flying {
   dot: Dot;
   track: Track;
@@ -109,41 +122,38 @@ export class Dots {
     return kept > 0;
   }
 
+  /** All dots of one look are one path: a call for each would take most of a frame. */
   draw(context: CanvasRenderingContext2D, now: number, colours: Colours, correlation: string | null): void {
+    const batches = new Map<string, Flying[]>();
     for (const one of this.flying) {
       const passed = now - one.start;
       if (passed < 0) continue;
-      const late = Math.max(0, passed - one.lasts) / FADE;
+      const late = Math.min(1, Math.max(0, passed - one.lasts) / FADE);
       const chosen = correlation !== null && one.dot.correlation === correlation;
-      context.globalAlpha = (1 - Math.min(1, late)) * (correlation !== null && !chosen ? 0.15 : 1);
-      const size = chosen ? 6 : 4;
+      const alpha = Math.ceil((1 - late) * FADES) * (correlation !== null && !chosen ? 0.15 : 1);
+      if (!alpha) continue;
+      const key = `${SHAPES[one.dot.kind] ?? "dot"} ${alpha / FADES} ${chosen ? 6 : 4}`;
+      const batch = batches.get(key);
+      if (batch) batch.push(one);
+      else batches.set(key, [one]);
+    }
+    for (const [key, batch] of batches) {
+      const [shape, alpha, size] = key.split(" ") as ["dot" | "diamond" | "ring", string, string];
+      context.globalAlpha = Number(alpha);
       context.beginPath();
-      switch (one.dot.kind) {
-        case "retry":
-        case "parked":
-          context.fillStyle = colours.error;
-          context.moveTo(one.x, one.y - size - 1.5);
-          context.lineTo(one.x + size + 1.5, one.y);
-          context.lineTo(one.x, one.y + size + 1.5);
-          context.lineTo(one.x - size - 1.5, one.y);
-          context.closePath();
-          context.fill();
-          break;
-        case "duplicate":
-          context.strokeStyle = colours.neutral;
-          context.fillStyle = colours.surface;
-          context.lineWidth = 2;
-          context.arc(one.x, one.y, size, 0, 7);
-          context.fill();
-          context.stroke();
-          break;
-        default:
-          context.fillStyle = colours.accent;
-          context.strokeStyle = colours.surface;
-          context.lineWidth = 1.5;
-          context.arc(one.x, one.y, size, 0, 7);
-          context.fill();
-          context.stroke();
+      for (const { x, y } of batch) {
+        if (shape === "diamond") diamond(context, x, y, Number(size) + 1.5);
+        else {
+          context.moveTo(x + Number(size), y);
+          context.arc(x, y, Number(size), 0, 7);
+        }
+      }
+      context.fillStyle = shape === "dot" ? colours.accent : shape === "ring" ? colours.surface : colours.error;
+      context.fill();
+      if (shape !== "diamond") {
+        context.strokeStyle = shape === "ring" ? colours.neutral : colours.surface;
+        context.lineWidth = shape === "ring" ? 2 : 1.5;
+        context.stroke();
       }
     }
     context.globalAlpha = 1;

@@ -8,6 +8,7 @@ import { useQuery } from "../base/query";
 import { param, query as parameters, setParams, to } from "../base/route";
 import { example, fields } from "../base/schema";
 import { type Uses, usesOf, useTopology } from "../base/topology";
+import { Cut } from "../ui/cut";
 import { Cell, Facts, Head, Panel, SearchField, Tabs } from "../ui/parts";
 import { Tree } from "../ui/payload";
 import { Blank, Ready } from "../ui/states";
@@ -46,50 +47,54 @@ export function ContractsScreen() {
               );
             }
             return (
-              <div class="scroll">
-                <table class="cards">
-                  <caption class="sr">Contracts</caption>
-                  <thead>
-                    <tr>
-                      <th>Contract</th>
-                      <th>Kind</th>
-                      <th>Key</th>
-                      <th>Topic</th>
-                      <th>Published by</th>
-                      <th>Handled by</th>
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {shown.map((one) => {
-                      const uses = usesOf(map, one.name);
-                      return (
-                        <tr key={one.name} class="link" data-copy={one.name}>
-                          <th scope="row" class="full" style={{ fontWeight: "inherit" }}>
-                            <a class="row-link" href={to("contracts", one.name)}>
-                              <Foreign text={one.name} />
-                            </a>{" "}
-                            <span class="tag">v{one.version}</span>
-                            <div class="small dim">{line(one.summary)}</div>
-                          </th>
-                          <Cell label="Kind">{one.kind}</Cell>
-                          <Cell label="Key">
-                            <Foreign text={one.key} mono />
-                          </Cell>
-                          <Cell label="Topic">
-                            <a href={to("topics", one.topic)}>{line(one.topic)}</a>
-                          </Cell>
-                          <Cell label="Published by" full>
-                            <Publishers uses={uses} />
-                          </Cell>
-                          <Cell label="Handled by" full>
-                            <Chips names={uses.groups} />
-                          </Cell>
+              <Cut list={shown}>
+                {(drawn) => (
+                  <div class="scroll">
+                    <table class="cards">
+                      <caption class="sr">Contracts</caption>
+                      <thead>
+                        <tr>
+                          <th>Contract</th>
+                          <th>Kind</th>
+                          <th>Key</th>
+                          <th>Topic</th>
+                          <th>Published by</th>
+                          <th>Handled by</th>
                         </tr>
-                      );
-                    })}
-                  </tbody>
-                </table>
-              </div>
+                      </thead>
+                      <tbody>
+                        {drawn.map((one) => {
+                          const uses = usesOf(map, one.name);
+                          return (
+                            <tr key={one.name} class="link" data-copy={one.name}>
+                              <th scope="row" class="full" style={{ fontWeight: "inherit" }}>
+                                <a class="row-link" href={to("contracts", one.name)}>
+                                  <Foreign text={one.name} />
+                                </a>{" "}
+                                <span class="tag">v{one.version}</span>
+                                <div class="small dim">{line(one.summary)}</div>
+                              </th>
+                              <Cell label="Kind">{one.kind}</Cell>
+                              <Cell label="Key">
+                                <Foreign text={one.key} mono />
+                              </Cell>
+                              <Cell label="Topic">
+                                <a href={to("topics", one.topic)}>{line(one.topic)}</a>
+                              </Cell>
+                              <Cell label="Published by" full>
+                                <Publishers uses={uses} />
+                              </Cell>
+                              <Cell label="Handled by" full>
+                                <Chips names={uses.groups} />
+                              </Cell>
+                            </tr>
+                          );
+                        })}
+                      </tbody>
+                    </table>
+                  </div>
+                )}
+              </Cut>
             );
           }}
         </Ready>

@@ -8,6 +8,7 @@ import { useQuery } from "../base/query";
 import { param, query as parameters, setParams, to } from "../base/route";
 import { save } from "../base/save";
 import { useSelection } from "../base/selection";
+import { Cut } from "../ui/cut";
 import { Glyph, State } from "../ui/glyph";
 import { type Asking, OperationSheet } from "../ui/operate";
 import { Action, Cell, Facts, Head, Panel, SearchField } from "../ui/parts";
@@ -45,59 +46,63 @@ export function DeadScreen() {
               );
             }
             return (
-              <div class="scroll">
-                <table class="cards">
-                  <caption class="sr">Dead letters by fingerprint, those seen last first</caption>
-                  <thead>
-                    <tr>
-                      <th class="num">Letters</th>
-                      <th>Error</th>
-                      <th>Group</th>
-                      <th>Type</th>
-                      <th class="num">Keys</th>
-                      <th>First</th>
-                      <th>Last</th>
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {shown.map((one) => (
-                      <tr key={one.fingerprint} class="link" data-copy={one.fingerprint}>
-                        <Cell label="Letters" num>
-                          <span class="tone-error state">
-                            <Glyph name="cross" />
-                            {count(one.count)}
-                          </span>
-                        </Cell>
-                        <td class="full">
-                          <a class="row-link" href={to("dead", one.fingerprint)}>
-                            <Foreign text={one.error || "gave up"} />
-                          </a>
-                          <div class="small dim">
-                            <Foreign text={one.reason.slice(0, 240)} />
-                          </div>
-                        </td>
-                        <Cell label="Group">
-                          <a href={to("groups", one.group)}>
-                            <Foreign text={one.group} />
-                          </a>
-                        </Cell>
-                        <Cell label="Type">
-                          <Foreign text={one.type} />
-                        </Cell>
-                        <Cell label="Keys" num>
-                          {count(one.keys)}
-                        </Cell>
-                        <Cell label="First">
-                          <Time at={one.first} />
-                        </Cell>
-                        <Cell label="Last">
-                          <Time at={one.last} />
-                        </Cell>
-                      </tr>
-                    ))}
-                  </tbody>
-                </table>
-              </div>
+              <Cut list={shown}>
+                {(drawn) => (
+                  <div class="scroll">
+                    <table class="cards">
+                      <caption class="sr">Dead letters by fingerprint, those seen last first</caption>
+                      <thead>
+                        <tr>
+                          <th class="num">Letters</th>
+                          <th>Error</th>
+                          <th>Group</th>
+                          <th>Type</th>
+                          <th class="num">Keys</th>
+                          <th>First</th>
+                          <th>Last</th>
+                        </tr>
+                      </thead>
+                      <tbody>
+                        {drawn.map((one) => (
+                          <tr key={one.fingerprint} class="link" data-copy={one.fingerprint}>
+                            <Cell label="Letters" num>
+                              <span class="tone-error state">
+                                <Glyph name="cross" />
+                                {count(one.count)}
+                              </span>
+                            </Cell>
+                            <td class="full">
+                              <a class="row-link" href={to("dead", one.fingerprint)}>
+                                <Foreign text={one.error || "gave up"} />
+                              </a>
+                              <div class="small dim">
+                                <Foreign text={one.reason.slice(0, 240)} />
+                              </div>
+                            </td>
+                            <Cell label="Group">
+                              <a href={to("groups", one.group)}>
+                                <Foreign text={one.group} />
+                              </a>
+                            </Cell>
+                            <Cell label="Type">
+                              <Foreign text={one.type} />
+                            </Cell>
+                            <Cell label="Keys" num>
+                              {count(one.keys)}
+                            </Cell>
+                            <Cell label="First">
+                              <Time at={one.first} />
+                            </Cell>
+                            <Cell label="Last">
+                              <Time at={one.last} />
+                            </Cell>
+                          </tr>
+                        ))}
+                      </tbody>
+                    </table>
+                  </div>
+                )}
+              </Cut>
             );
           }}
         </Ready>

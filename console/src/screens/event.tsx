@@ -1,6 +1,6 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 
-import type { Delivery, EventDetail } from "../base/api";
+import type { Delivery, EventDetail, Fate } from "../base/api";
 import { duration, exact } from "../base/format";
 import { ofFate } from "../base/health";
 import { line } from "../base/inert";
@@ -15,9 +15,16 @@ import { Copy, Foreign, Id, InTerminal, Time } from "../ui/text";
 import { attemptsWord } from "./fates";
 import { letterHref } from "./group";
 
+/** Fates after which nothing more is to be expected. */
+const OVER = new Set<Fate>(["handled", "duplicate", "discarded", "skipped", "passed"]);
+
 export function EventScreen({ id }: { id: string }) {
   const source = param("source");
-  const found = useQuery<EventDetail>(`/api/event/${encodeURIComponent(id)}${parameters({ source })}`, 3);
+  // A body may be large, and does not change: once everything is over nobody asks again.
+  const [every, setEvery] = useState(3);
+  const found = useQuery<EventDetail>(`/api/event/${encodeURIComponent(id)}${parameters({ source })}`, every);
+  const settled = found.data !== undefined && found.data.payload !== null && found.data.deliveries.length > 0 && found.data.deliveries.every((one) => OVER.has(one.state));
+  useEffect(() => setEvery(settled ? 0 : 3), [settled]);
   return (
     <Ready query={found} lines={10}>
       {(event) => <Page event={event} />}

@@ -6,6 +6,7 @@ import { useQuery } from "../base/query";
 import { param, setParams, to } from "../base/route";
 import { pastOf } from "../base/system";
 import { Spark } from "../ui/chart";
+import { useCut } from "../ui/cut";
 import { State } from "../ui/glyph";
 import { Cell, Head, Panel, SearchField } from "../ui/parts";
 import { Blank, Ready } from "../ui/states";
@@ -60,8 +61,12 @@ function Groups({ groups, filter, sort }: { groups: Group[]; filter: string; sor
       </Blank>
     );
   }
+  return <GroupTable groups={shown} sort={sort} />;
+}
+
+function GroupTable({ groups, sort }: { groups: Group[]; sort: Column }) {
   const value = VALUE[sort];
-  const sorted = [...shown].sort((a, b) => {
+  const sorted = [...groups].sort((a, b) => {
     const [x, y] = [value(a), value(b)];
     return x < y ? -1 : x > y ? 1 : a.name < b.name ? -1 : 1;
   });
@@ -73,6 +78,7 @@ function Groups({ groups, filter, sort }: { groups: Group[]; filter: string; sor
       </button>
     </th>
   );
+  const { shown: drawn, more } = useCut(sorted);
   return (
     <div class="scroll">
       <table class="cards">
@@ -101,11 +107,12 @@ function Groups({ groups, filter, sort }: { groups: Group[]; filter: string; sor
           </tr>
         </thead>
         <tbody>
-          {sorted.map((group) => (
+          {drawn.map((group) => (
             <Row key={group.name} group={group} />
           ))}
         </tbody>
       </table>
+      {more}
     </div>
   );
 }

@@ -4,6 +4,7 @@ import { ofOperation } from "../base/health";
 import { line } from "../base/inert";
 import { useQuery } from "../base/query";
 import { param, to } from "../base/route";
+import { Cut } from "../ui/cut";
 import { State } from "../ui/glyph";
 import { Cell, Head, Panel, SearchField } from "../ui/parts";
 import { Blank, Ready } from "../ui/states";
@@ -34,26 +35,30 @@ export function OperationsScreen() {
             }
             if (!shown.length) return <Blank title={`None of ${several(operations.length, "operation")} fits`} />;
             return (
-              <div class="scroll">
-                <table class="cards">
-                  <caption class="sr">Operations, the newest first</caption>
-                  <thead>
-                    <tr>
-                      <th>Result</th>
-                      <th>Operation</th>
-                      <th>When</th>
-                      <th>By</th>
-                      <th>Reason</th>
-                      <th>Detail</th>
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {shown.map((one) => (
-                      <OperationRow key={one.id} operation={one} />
-                    ))}
-                  </tbody>
-                </table>
-              </div>
+              <Cut list={shown}>
+                {(drawn) => (
+                  <div class="scroll">
+                    <table class="cards">
+                      <caption class="sr">Operations, the newest first</caption>
+                      <thead>
+                        <tr>
+                          <th>Result</th>
+                          <th>Operation</th>
+                          <th>When</th>
+                          <th>By</th>
+                          <th>Reason</th>
+                          <th>Detail</th>
+                        </tr>
+                      </thead>
+                      <tbody>
+                        {drawn.map((one) => (
+                          <OperationRow key={one.id} operation={one} />
+                        ))}
+                      </tbody>
+                    </table>
+                  </div>
+                )}
+              </Cut>
             );
           }}
         </Ready>

@@ -5,6 +5,7 @@ import { line } from "../base/inert";
 import { useQuery } from "../base/query";
 import { param, query as parameters, setParams, to } from "../base/route";
 import { groups } from "../base/system";
+import { Cut } from "../ui/cut";
 import { Glyph } from "../ui/glyph";
 import { Cell, Facts, Head, Panel, SearchField, Tabs } from "../ui/parts";
 import { Blank, Ready } from "../ui/states";
@@ -41,49 +42,53 @@ export function TopicsScreen() {
               );
             }
             return (
-              <div class="scroll">
-                <table class="cards">
-                  <caption class="sr">Topics</caption>
-                  <thead>
-                    <tr>
-                      <th>Topic</th>
-                      <th class="num">Rate</th>
-                      <th class="num">Kept</th>
-                      <th class="num">Published</th>
-                      <th class="num">Partitions</th>
-                      <th>Kept for</th>
-                      <th>Groups</th>
-                    </tr>
-                  </thead>
-                  <tbody>
-                    {shown.map((topic) => (
-                      <tr key={topic.name} class="link" data-copy={topic.name}>
-                        <th scope="row" class="full">
-                          <a class="row-link" href={to("topics", topic.name)}>
-                            <Foreign text={topic.name} />
-                          </a>
-                        </th>
-                        <Cell label="Rate" num>
-                          {rate(topic.per_second)}
-                        </Cell>
-                        <Cell label="Kept" num>
-                          <span title={exact(topic.events)}>{count(topic.events)}</span>
-                        </Cell>
-                        <Cell label="Published" num>
-                          <span title={exact(topic.published)}>{count(topic.published)}</span>
-                        </Cell>
-                        <Cell label="Partitions" num>
-                          {count(topic.partitions)}
-                        </Cell>
-                        <Cell label="Kept for">{retention(topic)}</Cell>
-                        <Cell label="Groups" full>
-                          <Chips names={topic.groups} />
-                        </Cell>
-                      </tr>
-                    ))}
-                  </tbody>
-                </table>
-              </div>
+              <Cut list={shown}>
+                {(drawn) => (
+                  <div class="scroll">
+                    <table class="cards">
+                      <caption class="sr">Topics</caption>
+                      <thead>
+                        <tr>
+                          <th>Topic</th>
+                          <th class="num">Rate</th>
+                          <th class="num">Kept</th>
+                          <th class="num">Published</th>
+                          <th class="num">Partitions</th>
+                          <th>Kept for</th>
+                          <th>Groups</th>
+                        </tr>
+                      </thead>
+                      <tbody>
+                        {drawn.map((topic) => (
+                          <tr key={topic.name} class="link" data-copy={topic.name}>
+                            <th scope="row" class="full">
+                              <a class="row-link" href={to("topics", topic.name)}>
+                                <Foreign text={topic.name} />
+                              </a>
+                            </th>
+                            <Cell label="Rate" num>
+                              {rate(topic.per_second)}
+                            </Cell>
+                            <Cell label="Kept" num>
+                              <span title={exact(topic.events)}>{count(topic.events)}</span>
+                            </Cell>
+                            <Cell label="Published" num>
+                              <span title={exact(topic.published)}>{count(topic.published)}</span>
+                            </Cell>
+                            <Cell label="Partitions" num>
+                              {count(topic.partitions)}
+                            </Cell>
+                            <Cell label="Kept for">{retention(topic)}</Cell>
+                            <Cell label="Groups" full>
+                              <Chips names={topic.groups} />
+                            </Cell>
+                          </tr>
+                        ))}
+                      </tbody>
+                    </table>
+                  </div>
+                )}
+              </Cut>
             );
           }}
         </Ready>

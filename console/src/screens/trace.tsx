@@ -1,4 +1,4 @@
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 
 import type { EventPage, Trace } from "../base/api";
 import { clock, duration, exact, several } from "../base/format";
@@ -82,8 +82,15 @@ export function TracesScreen() {
 
 type View = "waterfall" | "tree";
 
+function isPending(trace: Trace): boolean {
+  return trace.events.some((event) => event.deliveries.some((one) => ["waiting", "retrying", "queued"].includes(one.state)));
+}
+
 export function TraceScreen({ what }: { what: string }) {
-  const found = useQuery<Trace>(`/api/trace/${encodeURIComponent(what)}`, 2);
+  const [every, setEvery] = useState(2);
+  const found = useQuery<Trace>(`/api/trace/${encodeURIComponent(what)}`, every);
+  const pending = !found.data || isPending(found.data);
+  useEffect(() => setEvery(pending ? 2 : 10), [pending]);
   if (found.error?.status === 404 && !found.data) {
     return (
       <>
@@ -109,8 +116,7 @@ function Page({ trace, what }: { trace: Trace; what: string }) {
   const view = (param("view") ?? "waterfall") as View;
   const told = useMemo(() => rows(trace), [trace]);
   const first = trace.events[0];
-  const pending = trace.events.some((event) => event.deliveries.some((one) => ["waiting", "retrying", "queued"].includes(one.state)));
-  const end = pending
+  const end = isPending(trace)
     ? now.value
     : Math.max(...trace.events.map((event) => event.time), ...trace.events.flatMap((event) => event.deliveries.flatMap((one) => one.attempts.map((attempt) => attempt.at))));
   return (

@@ -2,7 +2,7 @@ import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
 
 import type { Group, Operation } from "../base/api";
-import { duration, several } from "../base/format";
+import { clock, duration, several } from "../base/format";
 import { heard, lost } from "../base/http";
 import { line } from "../base/inert";
 import { helpOpen, paletteOpen, trayOpen } from "../base/keys";
@@ -208,7 +208,7 @@ function Banners() {
       <div class="banner tone-error" role="alert">
         <Glyph name="cross" />
         <span>
-          Connection lost {duration(Math.max(0, Math.floor(now.value - gone)))} ago. What you see is from {new Date((heard.value ?? gone) * 1000).toLocaleTimeString()}.
+          Connection lost {duration(Math.max(0, Math.floor(now.value - gone)))} ago. What you see is from {clock(heard.value ?? gone).slice(0, 8)}.
         </span>
         <button type="button" class="button tiny" onClick={refresh}>
           Reconnect

@@ -2,6 +2,7 @@ import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { useEffect, useRef, useState } from "preact/hooks";
 
+import { clock } from "../base/format";
 import { theme } from "../base/settings";
 
 export interface Series {
@@ -177,7 +178,7 @@ function Numbers({ title, at, series, format }: { title: string; at: number[]; s
         <tbody>
           {at.slice(first).map((time, index) => (
             <tr key={time}>
-              <td>{new Date(time * 1000).toLocaleTimeString()}</td>
+              <td>{clock(time).slice(0, 8)}</td>
               {series.map((each) => (
                 <td key={each.label} class="num">
                   {format(each.values[first + index] ?? null)}

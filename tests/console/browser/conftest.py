@@ -1,7 +1,9 @@
 """One browser for all tests of this folder, and the shops that they look at."""
 
+import os
 import shutil
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from playwright.async_api import Browser, async_playwright, expect
 from tests.console.browser.needs import missing
 from tests.console.browser.routes import LivedIn, fill
 from tests.console.browser.shop import Shop, open_shop, placed
+from tests.console.browser.timings import Timings
 from tests.console.browser.visit import Visit, visiting
 
 #: More than there is.
@@ -18,6 +21,31 @@ TOO_MANY = (
     b' "lines": [{"sku": "oats", "quantity": 1000000, "unit_price": 259}]}'
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+TIMINGS = pytest.StashKey[Timings]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have a place for what is measured."""
+    config.stash[TIMINGS] = Timings()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell what was measured."""
+    timings = config.stash[TIMINGS]
+    if timings.noted:
+        terminalreporter.section("the console in a browser", sep="-")
+        for line in timings.lines():
+            terminalreporter.write_line(line)
+        if path := os.environ.get("MILLSTREAM_TIMINGS"):
+            timings.write(Path(path))
+
+
+@pytest.fixture(scope="session")
+def timings(pytestconfig: pytest.Config) -> Timings:
+    """Where to note what took how long."""
+    return pytestconfig.stash[TIMINGS]
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ a wheel is built, by hatch_build.py:
     python tools/console.py node     exits 0 when this machine has a Node that is new enough
 """
 
+import gzip
 import hashlib
 import importlib.util
 import os
@@ -27,6 +28,8 @@ MODULES = SOURCES / "node_modules"
 PAGES_STAMP, MODULES_STAMP = MODULES / ".pages", MODULES / ".lock"
 #: The oldest Node that Vite runs on.
 OLDEST = (20, 19)
+#: All scripts together have at most so many bytes, compressed.
+LARGEST = 350_000
 
 
 class CannotBuildError(Exception):
@@ -63,9 +66,13 @@ def build() -> None:
 
 
 def check() -> None:
-    """Types first: they are quick, and explain failed tests."""
+    """Types first: they are quick, and explain failed tests. Then tests, and the size of what was built."""
     node("typescript/bin/tsc", "--noEmit")
     node("vitest/vitest.mjs", "run")
+    scripts = sorted((BUILT.parent / "assets").glob("*.js"))
+    size = sum(len(gzip.compress(script.read_bytes(), 9)) for script in scripts)
+    if size > LARGEST:
+        raise CannotBuildError(f"the console's scripts have {size} bytes compressed, and {LARGEST} are the most")
 
 
 def node(script: str, *arguments: str) -> None:

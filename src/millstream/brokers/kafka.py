@@ -60,8 +60,10 @@ class KafkaBroker:
         self._reader = KafkaReader("")
         self._topics: dict[str, Described] = {}
         """Those that were described, or made, since this broker was opened."""
+        self._largest: dict[str, int] = {}
+        """What a record may have, in the topics that can be published to."""
         self._unusable: dict[str, MillstreamError] = {}
-        """Topics that could not be made when they were last published to, and why."""
+        """Topics that cannot, and why, when that was last tried."""
         self._subscriptions: set[KafkaSubscription] = set()
         self._listeners: set[KafkaListener] = set()
 
@@ -72,7 +74,7 @@ class KafkaBroker:
 
     async def __aenter__(self) -> Self:
         await self._cluster.connect()
-        self._topics = {}
+        self._topics, self._largest, self._unusable = {}, {}, {}
         self._reader = KafkaReader(self._cluster.id)
         self._history = KafkaHistory(self._settings)
         self._groups = KafkaGroups(self._settings, self._history)
@@ -183,19 +185,16 @@ class KafkaBroker:
         if changes:
             await self._cluster.configure_topic(topic.name, changes)
 
-    async def _ensure(self, names: set[str]) -> None:
-        """Know these topics; who publishes to a new one makes it."""
-        missing = [name for name in names if name not in self._topics]
-        if not missing:
-            return
-        found = await self._known(missing)
-        for name in missing:
-            topic = Topic(name=name)
-            if name in found:
-                self._verify(topic, found[name])
-            else:
-                _check_topic(topic)
-                await self._make(topic)
+    async def _ensure(self, name: str) -> Described:
+        """Know a topic that keeps every promise; who publishes to a new one makes it."""
+        topic = Topic(name=name)
+        _check_topic(topic)
+        found = (await self._known([name])).get(name)
+        if found is None:
+            await self._make(topic)
+            found = await self._described(name)
+        self._verify(topic, found)
+        return found
 
     async def topics(self) -> Sequence[Topic]:
         names = [name for name in await self._cluster.topic_names() if name not in INTERNAL]
@@ -271,7 +270,7 @@ class KafkaBroker:
 
     async def _send(self, items: Sequence[Item], record: Callable[[Item], Outgoing]) -> Sequence[MillstreamError | None]:
         for item in items:
-            if item.topic not in self._topics:
+            if item.topic not in self._largest:
                 await self._know({item.topic for item in items})
                 break
         answers = await self._producer.send(items, record)
@@ -280,18 +279,17 @@ class KafkaBroker:
         return [self._refusal(i.topic, a) if isinstance(a, KafkaError) else a for i, a in zip(items, answers, strict=True)]
 
     async def _know(self, names: set[str]) -> None:
-        """Make the topics that are not there; what cannot be made is refused record by record."""
-        for name in names:
+        """Have topics that can be published to; what cannot be is refused record by record."""
+        for name in names - self._largest.keys():
             try:
-                await self._ensure({name})
+                self._largest[name] = (await self._ensure(name)).largest
             except MillstreamError as error:
                 self._unusable[name] = error
 
     def _record_of(self, e: Envelope) -> Outgoing:
         headers, body = to_binary(e)
         record = e.topic, body, None if e.key is None else e.key.encode(), cast("Any", headers)
-        topic = self._topics.get(e.topic)
-        if topic is None or len(body) + AROUND > topic.largest:
+        if len(body) + AROUND > self._largest.get(e.topic, 0):
             self._check(e.id, record)
         return record
 
@@ -303,10 +301,10 @@ class KafkaBroker:
     def _check(self, id: str, record: Outgoing) -> None:
         """Refuse what the topic would refuse, and with it whatever is sent together with it."""
         topic, value, key, headers = record
-        if topic not in self._topics:
+        if topic not in self._largest:
             raise self._unusable.get(topic) or BrokerUnavailableError(f"topic {topic!r} is not known on {self.name}: publish again.")
         around = len(key or b"") + sum(len(name) + len(text or b"") + 10 for name, text in headers) + FRAME
-        largest = self._topics[topic].largest
+        largest = self._largest[topic]
         if len(value) > LARGEST or len(value) + around > largest:
             raise TooLargeError(
                 f"{id or 'a message'} for {topic!r} has {len(value)} bytes, and {around} around them: this broker takes {LARGEST}, and "
@@ -316,6 +314,7 @@ class KafkaBroker:
     def _refusal(self, topic: str, error: KafkaError) -> MillstreamError:
         # It may be gone: whoever publishes again looks again, and makes it again.
         self._topics.pop(topic, None)
+        self._largest.pop(topic, None)
         if error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             return BrokerUnavailableError(
                 f"publishing to {topic!r} on {self.name}: not acknowledged within {self._settings.timeout:g} s, or one before it was "

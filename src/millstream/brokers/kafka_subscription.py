@@ -22,6 +22,7 @@ from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partiti
 
 #: A partition that is paused for longer, in seconds, is not fetched while others need the room.
 SHORT_PAUSE = 0.1
+_NOWHERE = Partition("", -1)
 
 
 class _Owned:
@@ -127,24 +128,24 @@ class KafkaSubscription:
         delivery = self._reader.delivery
         topic, number, held = "", -1, 0
         owned: _Owned | None = None
+        partition = _NOWHERE
         for record in records:
             if record.partition() != number or record.topic() != topic:
                 topic, number = record.topic() or "", record.partition()
-                owned = self._current(Partition(topic, number if number is not None else -1), generations)
-            error = record.error()
-            if owned is None:
-                # An error may be nobody's.
-                if error is not None and not self._is_past(topic, number):
-                    self._fail(record, error)
-            elif owned.paused:
-                owned.held.append(record)
-                held += 1
-            elif error is not None:
-                self._note(owned, record, error)
-            else:
-                position = record.offset() or 0
-                items.append(delivery(owned.partition, position, record))
-                owned.delivered = position
+                partition = Partition(topic, -1 if number is None else number)
+                owned = self._current(partition, generations)
+                if owned is not None:
+                    partition = owned.partition
+            if record.error() is not None:
+                held += self._note(record, partition, owned)
+            elif owned is not None:
+                if owned.paused:
+                    owned.held.append(record)
+                    held += 1
+                else:
+                    position = record.offset() or 0
+                    items.append(delivery(partition, position, record))
+                    owned.delivered = position
         return held
 
     def _current(self, partition: Partition, generations: Mapping[Partition, int]) -> _Owned | None:
@@ -153,16 +154,25 @@ class KafkaSubscription:
             return None
         return owned
 
-    def _is_past(self, topic: str, number: int | None) -> bool:
-        return bool(topic) and number is not None and number >= 0
-
-    def _note(self, owned: _Owned, record: Record, error: KafkaError) -> None:
-        if error.code() != KafkaError._PARTITION_EOF:
+    def _note(self, record: Record, partition: Partition, owned: _Owned | None) -> int:
+        """The end of a partition, or an error; says whether it was held back."""
+        error = record.error()
+        assert error is not None
+        if owned is None:
+            # What is said of a partition that we have no more, or not yet, is of the past; an error may be nobody's.
+            if partition.number < 0 or not partition.topic:
+                self._fail(record, error)
+        elif owned.paused:
+            owned.held.append(record)
+            return 1
+        elif error.code() != KafkaError._PARTITION_EOF:
             self._fail(record, error)
-            return
-        owned.end = record.offset() or 0
-        if owned.settled >= owned.delivered and owned.end > owned.settled + 1:
-            self._commit(owned)
+        else:
+            owned.end = record.offset() or 0
+            if owned.settled >= owned.delivered and owned.end > owned.settled + 1:
+                # Nothing is in hand, and the log is read to its end.
+                self._poller.commit({owned.partition: owned.end})
+        return 0
 
     def _fail(self, record: Record, error: KafkaError) -> None:
         where = f"{record.topic()}/{record.partition()}"
@@ -240,10 +250,6 @@ class KafkaSubscription:
             if owned is not None and not owned.leaving and position > owned.settled:
                 # A log has one cursor: what came after it is delivered again as well.
                 self._rewind(owned, position)
-
-    def _commit(self, owned: _Owned) -> None:
-        """Nothing is in hand, and the log is read to its end."""
-        self._poller.commit({owned.partition: owned.end})
 
     async def extend(self) -> None:
         """Nothing to do: the group knows that a member lives by its client, which polls while handlers work."""

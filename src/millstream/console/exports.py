@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import keyword
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,14 +94,15 @@ def _class_name(letter: Mapping[str, Any]) -> str:
     contract: dict[str, Any] = letter.get("contract") or {}
     schema: dict[str, Any] = contract.get("schema") or {}
     named = str(schema.get("$ref", "")).rpartition("/")[2] or str(schema.get("title", ""))
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", named):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", named) and not keyword.iskeyword(named):
         return named
     made = "".join(part.capitalize() for part in re.split(r"[^A-Za-z0-9]+", letter["type"]))
-    return made if made[:1].isalpha() else f"Event{made}"
+    return made if made[:1].isalpha() and not keyword.iskeyword(made) else f"Event{made}"
 
 
 def _identifier(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "service"
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "service"
+    return f"the_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
 
 
 def _comment(text: str) -> str:

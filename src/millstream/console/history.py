@@ -1,6 +1,7 @@
 """Searching the bodies of events in the broker's history: from the newest back, a bounded step at a time."""
 
 import base64
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -76,10 +77,9 @@ def _body(delivery: Delivery) -> bytes:
 
 def _needles(text: str) -> tuple[bytes, ...]:
     """The text as it may stand in a body: as it is, and as JSON escapes it."""
-    plain = text.lower().encode("utf-8", "surrogatepass")
-    escaped = msgspec.json.encode(text.lower())[1:-1]
-    ascii_ = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in text.lower() if ord(c) < 0x10000).encode()
-    return tuple(dict.fromkeys((plain, escaped, ascii_)))
+    lower = text.lower()
+    escaped = (json.dumps(lower, ensure_ascii=ascii_)[1:-1] for ascii_ in (False, True))
+    return tuple(dict.fromkeys(each.encode("utf-8", "surrogatepass") for each in (lower, *escaped)))
 
 
 def _fits(delivery: Delivery, needles: Sequence[bytes]) -> bool:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from millstream import App, Context, Retry, Transaction, event
+import pytest
+
+from millstream import App, Context, Retry, Topic, Transaction, event
 from millstream.core.broker import Delivery, Message
 from millstream.core.observe import Outcomes
 
@@ -14,6 +16,14 @@ from millstream.core.observe import Outcomes
 @dataclass(frozen=True)
 class MailWanted:
     """A customer waits for a confirmation."""
+
+    order_id: str
+
+
+@event("mail.bounced")
+@dataclass(frozen=True)
+class MailBounced:
+    """It could not be delivered; without a key, since order does not matter."""
 
     order_id: str
 
@@ -68,6 +78,101 @@ async def test_a_second_duplicate_of_what_is_still_in_flight_has_no_effect(tmp_p
 
         assert sorted(kinds.seen) == ["duplicate", "duplicate", "handled"]
         assert await app.read("select count(*) from sent") == [(1,)]
+
+
+async def test_a_duplicate_in_another_partition_has_no_effect_either(tmp_path: Path) -> None:
+    """Without a key an event that is sent twice may lie in two partitions, and both are in flight."""
+    kinds, begun, answered, stop = Kinds(), list[str](), asyncio.Event(), asyncio.Event()
+    app = App("mailer", broker=f"sqlite:///{tmp_path}/b.db", observers=[kinds])
+
+    @app.subscriber(MailBounced)
+    async def note(bounced: MailBounced, _context: Context) -> None:
+        begun.append(bounced.order_id)
+        await answered.wait()
+
+    async with app, asyncio.TaskGroup() as tasks:
+        tasks.create_task(app.run(stop))
+        original = await app.publish(MailBounced("o-1"))
+        await app.broker.publish([original])
+        await kinds.until(1)
+        answered.set()
+        await kinds.until(2)
+        stop.set()
+
+    assert kinds.seen == ["duplicate", "handled"]
+    assert begun == ["o-1"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_duplicates_in_the_hands_of_two_workers_have_one_effect(tmp_path: Path, fails: bool) -> None:  # noqa: FBT001
+    """Neither knows of the other's; whoever comes second keeps nothing of what it did, and learns that it was a duplicate."""
+    kinds, begun, both, stop = Kinds(), list[str](), asyncio.Event(), asyncio.Event()
+
+    def service() -> App:
+        app = App(
+            "mailer",
+            broker=f"sqlite:///{tmp_path}/b.db",
+            store=f"sqlite:///{tmp_path}/s.db",
+            schema="create table if not exists noted(order_id text)",
+            topics=[Topic(name="mail.bounced", partitions=2)],
+            observers=[kinds],
+        )
+
+        @app.subscriber(MailBounced, retry=Retry(first=0))
+        async def note(bounced: MailBounced, tx: Transaction) -> None:
+            begun.append(bounced.order_id)
+            if len(begun) == 2:
+                both.set()
+            await both.wait()
+            tx.execute("insert into noted values(?)", (bounced.order_id,))
+            if fails and len(begun) == 2:
+                begun.append("failed")
+                raise ValueError("not yet")
+
+        return app
+
+    one, two = service(), service()
+    async with one, two, asyncio.TaskGroup() as tasks, asyncio.timeout(20):
+        workers = [*one.workers(), *two.workers()]
+        for worker in workers:
+            tasks.create_task(worker.run(stop, grace=1))
+        while [len(worker.owned) for worker in workers] != [1, 1]:
+            await one.clock.sleep(0.01)
+        original = await one.publish(MailBounced("o-1"))
+        await one.broker.publish([original])
+        while {"handled", "duplicate"} - set(kinds.seen) or await one.store.parked():
+            await one.clock.sleep(0.01)
+        stop.set()
+
+        assert await one.read("select order_id from noted") == [("o-1",)]
+
+
+async def test_what_fails_twice_because_it_was_sent_twice_is_parked_once_and_counted_once(tmp_path: Path) -> None:
+    """At least once means that duplicates are handled; what is parked of them must not stay counted when it is done."""
+    kinds, begun, both, stop = Kinds(), list[str](), asyncio.Event(), asyncio.Event()
+    app = App("mailer", broker=f"sqlite:///{tmp_path}/b.db", observers=[kinds])
+
+    @app.subscriber(MailBounced, retry=Retry(first=0), most_parked=2)
+    async def note(bounced: MailBounced) -> None:
+        begun.append(bounced.order_id)
+        if len(begun) == 2:
+            both.set()
+        await both.wait()
+        if len(begun) <= 2:
+            raise ValueError("not yet")
+
+    async with app, asyncio.TaskGroup() as tasks:
+        (worker,) = app.workers()
+        tasks.create_task(worker.run(stop, grace=1))
+        original = await app.publish(MailBounced("o-1"))
+        await app.broker.publish([original])
+        await kinds.until(3)
+        await worker.quiet()
+        blocked = [dict(owned.blocked) for owned in worker.owned.values() if owned.blocked]
+        stop.set()
+
+    assert sorted(kinds.seen) == ["duplicate", "handled", "retry"]
+    assert blocked == []
 
 
 async def test_a_bare_message_that_comes_again_is_known_by_the_id_in_its_body(tmp_path: Path) -> None:

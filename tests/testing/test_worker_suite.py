@@ -26,7 +26,7 @@ class ForgetsMarks(MemoryTransaction):
     """Does not remember what was handled."""
 
     def apply(self, page: Page) -> None:
-        page.marks = []
+        page.marks, page.first = [], []
         super().apply(page)
 
 
@@ -41,9 +41,8 @@ class LosesEvents(MemoryTransaction):
 class LosesParked(MemoryTransaction):
     """Forgets what waits."""
 
-    def park(self, parked: Parked) -> None:
-        if parked.id:
-            super().park(parked)
+    def park(self, parked: Parked) -> bool:
+        return super().park(parked) if parked.id else True
 
 
 class KeepsParked(MemoryTransaction):
@@ -56,13 +55,13 @@ class KeepsParked(MemoryTransaction):
 class StripsParked(MemoryTransaction):
     """Keeps the bytes of a dead letter as text."""
 
-    def park(self, parked: Parked) -> None:
+    def park(self, parked: Parked) -> bool:
         if parked.envelope is not None:
             body = parked.envelope.data.decode(errors="replace").encode()
             parked = msgspec.structs.replace(parked, envelope=msgspec.structs.replace(parked.envelope, data=body))
         if parked.message is not None:
             parked = msgspec.structs.replace(parked, message=None)
-        super().park(parked)
+        return super().park(parked)
 
 
 class ForgetsPositions(MemoryTransaction):

@@ -49,6 +49,8 @@ class Judge:
         self._chance = chance
         self.generation = 0
         """How often the group was replayed with effects."""
+        self.pending: set[Mark] = set()
+        """What is in flight in any partition, where an event may be handled once only."""
         self.marked = False
         """Whether the inbox could know any delivery of this group."""
 
@@ -185,9 +187,12 @@ class Judge:
             assert not isinstance(verdict, BaseException)
             page.fences[work.owned.partition] = work.owned.epoch
             page.events += verdict
-            page.marks.append(Mark(work.envelope.source, work.envelope.id))
+            mark = Mark(work.envelope.source, work.envelope.id)
             if work.parked is not None:
+                page.marks.append(mark)
                 page.unpark.append(work.parked.id)
+            else:
+                page.first.append(mark)
         return page
 
     def _envelopes(self, work: Work, messages: Sequence[object]) -> list[Envelope]:

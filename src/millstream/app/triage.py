@@ -65,10 +65,10 @@ class Triage:
             return work
         if handler.delivery == "effectively_once":
             mark = Mark(envelope.source, envelope.id)
-            if mark in owned.pending:
+            if mark in self._judge.pending:
                 work.kind = "duplicate"
                 return work
-            owned.pending.add(mark)
+            self._judge.pending.add(mark)
             work.mark = mark
         if handler.options.where is not None:
             self._filter(work, handler.options.where)

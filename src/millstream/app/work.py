@@ -31,7 +31,6 @@ class Owned:
         "noted",
         "partition",
         "paused",
-        "pending",
         "retrying",
         "suspect_upto",
         "suspects",
@@ -52,8 +51,6 @@ class Owned:
         """What is to be handled of each sequence, one after another: the last of each."""
         self.blocked: dict[str, int] = {}
         """How many deliveries are parked of each sequence, those not yet committed included."""
-        self.pending: set[Mark] = set()
-        """What is in flight, where an event may be handled once only."""
         self.retrying: set[int] = set()
         """The parked deliveries that are in flight."""
         self.unfinished = 0

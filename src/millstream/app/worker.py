@@ -266,6 +266,8 @@ class GroupWorker:
         for partition in tuple(partitions):
             owned = self.owned.pop(partition, None)
             if owned is not None:
+                # What is on its way to the store is forgotten when it is there.
+                self._judge.pending.difference_update([work.mark for work in owned.in_flight if work.mark and not work.settled])
                 owned.drop()
                 self._former[partition] = owned
                 self._unfinished -= owned.unfinished
@@ -284,6 +286,7 @@ class GroupWorker:
         log.warning("group %s starts over: %s", self.group, error)
         self._forget(self.owned)
         self._uncommitted.clear()
+        self._judge.pending.clear()
         self._over = True
 
     async def check_fences(self) -> None:
@@ -476,7 +479,7 @@ class GroupWorker:
         if work.published:
             page.events += work.published
         if work.mark is not None and work.kind == "handled":
-            page.marks.append(work.mark)
+            (page.first if work.parked is None else page.marks).append(work.mark)
         if work.park is not None:
             page.park.append(work.park)
         elif work.parked is not None:
@@ -512,10 +515,13 @@ class GroupWorker:
     async def committed(self, batch: Batch) -> None:
         """Tell everybody what is now durable."""
         self._well()
+        if batch.page.already:
+            self._done_by_another(batch)
+        pending = self._judge.pending
         for work in batch.works:
             owned = work.owned
             if work.mark is not None:
-                owned.pending.discard(work.mark)
+                pending.discard(work.mark)
             if work.parked is not None:
                 owned.retrying.discard(work.parked.id)
                 if work.park is None:
@@ -533,6 +539,14 @@ class GroupWorker:
         self._progress.set()
         if batch.outcomes is not None:
             self._observers.settled(batch.outcomes)
+
+    def _done_by_another(self, batch: Batch) -> None:
+        """What was to be parked was not, since a duplicate of it is parked or handled: so is this."""
+        already = set(map(id, batch.page.already))
+        for work in batch.works:
+            if id(work.park) in already:
+                work.owned.unblock(work.sequence)
+                work.kind, work.park, work.error = "duplicate", None, ""
 
     async def _progressed(self, wait: float) -> None:
         """Wait until something was committed or dropped, at most so long."""

@@ -83,9 +83,15 @@ class Page(msgspec.Struct, kw_only=True):
     """The epoch under which each partition of this page is owned."""
     positions: dict[Partition, int] = msgspec.field(default_factory=dict[Partition, int])
     marks: list[Mark] = msgspec.field(default_factory=list[Mark])
+    """What is handled, or marked as that, whether it was before or not."""
+    first: list[Mark] = msgspec.field(default_factory=list[Mark])
+    """What is handled for the first time. Where it is not (handled or parked by another worker meanwhile, as a duplicate
+    that lies in another partition can be), nothing of the page is kept, and `FencedError` is raised."""
     events: list[Envelope] = msgspec.field(default_factory=list[Envelope])
     park: list[Parked] = msgspec.field(default_factory=list[Parked])
     """New ones (id 0) are added, others replaced."""
+    already: list[Parked] = msgspec.field(default_factory=list[Parked])
+    """Set by the commit: those of `park` that were not added, since their event was handled or parked before."""
     unpark: list[int] = msgspec.field(default_factory=list[int])
     suspects: dict[tuple[Partition, int], int] = msgspec.field(default_factory=dict[tuple[Partition, int], int])
     """How often the handling of a position began and never ended; 0 forgets it."""
@@ -94,9 +100,7 @@ class Page(msgspec.Struct, kw_only=True):
 
     def is_empty(self) -> bool:
         """Tell whether a commit would change nothing."""
-        return not (
-            self.positions or self.marks or self.events or self.park or self.unpark or self.suspects or self.requests
-        )
+        return not (self.positions or self.marks or self.first or self.events or self.park or self.unpark or self.suspects or self.requests)
 
 
 RequestKind = Literal["redrive", "discard", "repair"]
@@ -154,7 +158,7 @@ class Store(Protocol):
     - `commit` and `transaction` change all of it or nothing, durably;
     - a page whose epochs are not the newest changes nothing and raises `FencedError`;
     - a mark is unique on (group, generation, source, id), a parked delivery on
-      (group, source, id);
+      (group, source, id); a commit says which were there before (`Page.first`, `Page.already`);
     - events of a page wait in the outbox, in order, until `sent`.
 
     What fails for a reason that may pass (locked, full) raises `StoreBusyError` or
@@ -178,9 +182,7 @@ class Store(Protocol):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None: ...
 
     async def script(self, sql: str) -> None:
         """Run the service's own schema; it has to be repeatable."""

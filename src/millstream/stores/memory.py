@@ -415,8 +415,11 @@ class MemoryTransaction:
             self.put(tables.progress, (page.group, partition), _Progress(before.epoch, position, before.running))
         self._mark(page)
         self._publish(page.events)
+        page.already.clear()
         for parked in page.park:
-            self.park(parked)
+            handled = parked.id == 0 and (page.group, page.generation, _mark_of(parked)) in tables.inbox
+            if handled or not self.park(parked):
+                page.already.append(parked)
         for id_ in page.unpark:
             self.unpark(id_)
         for (partition, position), count in page.suspects.items():
@@ -438,7 +441,12 @@ class MemoryTransaction:
 
     def _mark(self, page: Page) -> None:
         inbox, now = self._tables.inbox, self._store.micros()
-        for mark in page.marks:
+        if any((page.group, page.generation, mark) in inbox or (page.group, mark) in self._tables.parked_by for mark in page.first):
+            raise FencedError(
+                f"another worker of group {page.group!r} has handled the same event at the same time: it was published twice, and lies in "
+                "two partitions. Nothing of this was kept; what is handled already is known now."
+            )
+        for mark in (*page.first, *page.marks):
             if (page.group, page.generation, mark) not in inbox:
                 self.put(inbox, (page.group, page.generation, mark), now)
         while inbox and inbox[oldest := next(iter(inbox))] < now - self._store.window:
@@ -452,16 +460,18 @@ class MemoryTransaction:
         for envelope in events:
             self.put(self._tables.outbox, self._store.next_id(), envelope)
 
-    def park(self, parked: Parked) -> None:
-        """Add a delivery that waits, or replace it; one that is parked already stays as it is."""
+    def park(self, parked: Parked) -> bool:
+        """Add a delivery that waits, or replace it; one that is parked already stays as it is, and False is returned."""
         tables, key = self._tables, (parked.group, _mark_of(parked))
         if parked.id == 0:
-            if key not in tables.parked_by:
-                id_ = self._store.next_id()
-                self.put(tables.parked, id_, msgspec.structs.replace(parked, id=id_))
-                self.put(tables.parked_by, key, id_)
+            if key in tables.parked_by:
+                return False
+            id_ = self._store.next_id()
+            self.put(tables.parked, id_, msgspec.structs.replace(parked, id=id_))
+            self.put(tables.parked_by, key, id_)
         elif parked.id in tables.parked:
             self.put(tables.parked, parked.id, _copy(parked))
+        return True
 
     def unpark(self, id_: int) -> None:
         """It waits no more."""

@@ -170,12 +170,16 @@ class SqliteStore:
     def apply(self, connection: Connection, page: Page) -> None:
         """Write a page inside a transaction that the caller ends."""
         self._move(connection, page)
+        if page.first:
+            self._first(connection, page)
         if page.marks:
             self._inbox.add(connection, page.group, page.generation, page.marks, self._micros())
         if page.events:
             (self._append or self._outbox.add)(connection, page.events)
+        page.already.clear()
         for parked in page.park:
-            self._parked.put(connection, parked)
+            if self._inbox.knows(connection, parked, page.generation) or not self._parked.put(connection, parked):
+                page.already.append(parked)
         self._parked.remove(connection, page.unpark)
         for (partition, position), count in page.suspects.items():
             where = (page.group, partition.topic, partition.number, position)
@@ -185,6 +189,15 @@ class SqliteStore:
                 connection.execute("delete from store_suspect where grp=? and topic=? and number=? and position=?", where)
         for id_ in page.requests:
             connection.execute("delete from store_request where id=?", (id_,))
+
+    def _first(self, connection: Connection, page: Page) -> None:
+        """Mark what must not have been handled, or parked, by anybody yet."""
+        added = self._inbox.add(connection, page.group, page.generation, page.first, self._micros())
+        if added != len(page.first) or self._parked.any_of(connection, page.group, page.first):
+            raise FencedError(
+                f"another worker of group {page.group!r} has handled the same event at the same time: it was published twice, and lies in "
+                "two partitions. Nothing of this was kept; what is handled already is known now."
+            )
 
     def _move(self, connection: Connection, page: Page) -> None:
         """Check the fences, and move the positions of those partitions that have moved."""

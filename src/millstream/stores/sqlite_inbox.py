@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from millstream.core.store import Mark
+from millstream.core.store import Mark, Parked
 from millstream.stores.sqlite_connection import Connection, text_array
 from millstream.stores.sqlite_file import SqliteFile
 
@@ -35,8 +35,9 @@ class SqliteInbox:
         """Ask the file again: what was learnt may have been rolled back or removed."""
         self._scopes.clear()
 
-    def add(self, connection: Connection, group: str, generation: int, marks: Sequence[Mark], now: int) -> None:
-        """Mark as handled, inside the caller's transaction; what is marked already stays so."""
+    def add(self, connection: Connection, group: str, generation: int, marks: Sequence[Mark], now: int) -> int:
+        """Mark as handled, inside the caller's transaction; what is marked already stays so. Says how many were not."""
+        added = 0
         by_source: dict[str, list[str]] = {}
         for mark in marks:
             by_source.setdefault(mark.source, []).append(mark.id)
@@ -44,9 +45,19 @@ class SqliteInbox:
             scope = self._scope(connection, group, generation, source)
             table, bound = text_array(ids)
             connection.execute(f"insert or ignore into store_inbox select ?, value, ? from {table}", (scope, now, bound))  # noqa: S608
+            added += connection.changes()
         self._since_sweep += len(marks)
         if self._since_sweep >= SWEEP:
             self._sweep(connection, now)
+        return added
+
+    def knows(self, connection: Connection, parked: Parked, generation: int) -> bool:
+        """Whether the event of a delivery that is to be parked anew is marked, as seen inside the caller's transaction."""
+        if parked.id or parked.envelope is None:
+            return False
+        sql = "select 1 from store_inbox i join store_scope s on s.id = i.scope where s.grp=? and s.generation=? and s.source=? and i.id=?"
+        what = (parked.group, generation, parked.envelope.source, parked.envelope.id)
+        return connection.execute(sql, what).fetchone() is not None
 
     def _scope(self, connection: Connection, group: str, generation: int, source: str) -> int:
         key = (group, generation, source)
@@ -82,9 +93,7 @@ class SqliteInbox:
             by_source.setdefault(mark.source, []).append(mark)
         found: set[Mark] = set()
         for source, asked in by_source.items():
-            scope = self._file.query(
-                "select id from store_scope where grp=? and generation=? and source=?", (group, generation, source)
-            )
+            scope = self._file.query("select id from store_scope where grp=? and generation=? and source=?", (group, generation, source))
             if not scope:
                 continue
             table, bound = text_array([mark.id for mark in asked])

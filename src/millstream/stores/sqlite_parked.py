@@ -40,9 +40,7 @@ UPDATE = (
     " error=?, reason=?, stack=? where id=?"
 )
 #: The one behind a head that goes becomes the head.
-PROMOTE = (
-    "update store_parked set head=1 where id=(select min(id) from store_parked where grp=? and topic=? and number=? and sequence=?)"
-)
+PROMOTE = "update store_parked set head=1 where id=(select min(id) from store_parked where grp=? and topic=? and number=? and sequence=?)"
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -59,8 +57,8 @@ class SqliteParked:
 
     # Inside the caller's transaction
 
-    def put(self, connection: Connection, parked: Parked) -> None:
-        """Add a new one (id 0), unless its event is parked already; replace an old one."""
+    def put(self, connection: Connection, parked: Parked) -> bool:
+        """Add a new one (id 0), unless its event is parked already; replace an old one. Tells whether it did."""
         envelope, message = parked.envelope, parked.message
         what = (
             None if envelope is None else _encode(msgspec.structs.replace(envelope, data=b"")),
@@ -71,16 +69,29 @@ class SqliteParked:
         )  # fmt: skip
         if parked.id:
             connection.execute(UPDATE, (*what, parked.id))
-            return
+            return True
         sequence = (parked.group, parked.partition.topic, parked.partition.number, parked.sequence)
         connection.execute(INSERT, (*sequence[:3], parked.position, parked.sequence, *_identity(parked), *what, *sequence))
+        return connection.changes() == 1
+
+    def any_of(self, connection: Connection, group: str, marks: Sequence[Mark]) -> bool:
+        """Whether one of these events is parked, as seen inside the caller's transaction."""
+        if connection.execute("select 1 from store_parked where grp=? limit 1", (group,)).fetchone() is None:
+            return False
+        by_source: dict[str, list[str]] = {}
+        for mark in marks:
+            by_source.setdefault(mark.source, []).append(mark.id)
+        for source, ids in by_source.items():
+            table, bound = text_array(ids)
+            sql = f"select 1 from store_parked where grp=? and source=? and event_id in (select value from {table}) limit 1"  # noqa: S608
+            if connection.execute(sql, (group, source, bound)).fetchone() is not None:
+                return True
+        return False
 
     def remove(self, connection: Connection, ids: Sequence[int]) -> None:
         """Remove these; what waited behind one of them is the first of its sequence now."""
         for id_ in ids:
-            sequence = connection.execute(
-                "delete from store_parked where id=? returning grp, topic, number, sequence", (id_,)
-            ).fetchone()
+            sequence = connection.execute("delete from store_parked where id=? returning grp, topic, number, sequence", (id_,)).fetchone()
             if sequence is not None:
                 connection.execute(PROMOTE, sequence)
                 connection.execute("delete from store_request where parked=?", (id_,))
@@ -90,9 +101,7 @@ class SqliteParked:
         connection.execute("delete from store_request where parked in (select id from store_parked where grp=?)", (group,))
         connection.execute("delete from store_parked where grp=?", (group,))
 
-    def request(
-        self, connection: Connection, kind: RequestKind, ids: Sequence[int], reason: str, data: bytes, now: int
-    ) -> int:
+    def request(self, connection: Connection, kind: RequestKind, ids: Sequence[int], reason: str, data: bytes, now: int) -> int:
         """Leave a request for each of these that exists; says how many do."""
         count = 0
         for id_ in ids:

@@ -211,6 +211,45 @@ class StoreScenarios(WorkerGround):
             assert (await store.has_marks("g", 0), await store.has_marks("h", 0)) == (True, False)
 
     @promised()
+    async def test_what_is_handled_for_the_first_time_is_not_handled_twice(self) -> None:
+        """Where another commit has handled or parked an event before, one that takes it for new keeps nothing."""
+        async with self.opened() as (_, store):
+            waits = self.parked("k")
+            assert waits.envelope is not None
+            parked, done, new = Mark(waits.envelope.source, waits.envelope.id), Mark("/s", "1"), Mark("/s", "2")
+            await store.commit(Page(group="g", first=[done], park=[waits]))
+
+            for known in (done, parked):
+                try:
+                    await store.commit(Page(group="g", first=[known, new], events=[self.envelope()]))
+                except FencedError:
+                    pass
+                else:
+                    raise AssertionError(f"{known} was handled a second time")
+
+            assert await store.handled("g", 0, [done, new]) == {done}
+            await store.commit(Page(group="g", generation=1, first=[done, new]))
+            await store.commit(Page(group="h", first=[done, parked]))
+
+    @promised()
+    async def test_what_is_handled_or_parked_already_is_not_parked_again(self) -> None:
+        """The commit says so of each that it was given, and does the rest."""
+        async with self.opened() as (_, store):
+            done, waits, new = self.parked("a"), self.parked("b"), self.parked("c")
+            assert done.envelope is not None
+            await store.commit(Page(group="g", marks=[Mark(done.envelope.source, done.envelope.id)], park=[waits]))
+
+            page = Page(group="g", park=[done, replace(waits, position=9), new])
+            await store.commit(page)
+
+            assert page.already == page.park[:2]
+            assert [row.sequence for row in await store.parked("g")] == ["b", "c"]
+            # After a replay with effects what was handled before is not.
+            page = Page(group="g", generation=1, park=[done])
+            await store.commit(page)
+            assert page.already == []
+
+    @promised()
     async def test_any_text_is_an_id(self) -> None:
         """One with a NUL in it is another than what stands before the NUL, marked or parked."""
         async with self.opened() as (_, store):

@@ -11,7 +11,7 @@ import pytest
 from millstream.app.control import FRESH, Control, sign, verified
 from millstream.brokers.memory import MemoryBroker
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import DecodeError
+from millstream.contracts.errors import DecodeError, StoreBusyError, StoreError
 from millstream.core.broker import Partition, Topic
 from millstream.core.facts import Operation
 from millstream.core.store import Page, Parked
@@ -231,3 +231,22 @@ async def test_what_fails_is_answered_with_the_reason() -> None:
         done = await service.asked("pause", id="second")
 
         assert sorted(service.answers) == [(failed.id, "failed", "it is broken"), (done.id, "done", "paused")]
+
+
+async def test_a_broker_whose_file_cannot_be_read_for_a_while_does_not_end_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded broker's errors are a store's; what is asked afterwards is carried out."""
+    failures = [StoreBusyError("locked"), StoreError("the disk reported an error")]
+    listen = MemoryBroker.listen
+
+    async def listen_if_it_can(broker: MemoryBroker) -> Any:
+        if failures:
+            raise failures.pop()
+        return await listen(broker)
+
+    monkeypatch.setattr(MemoryBroker, "listen", listen_if_it_can)
+    async with a_service() as service:
+        await service.clock.advance(3)
+        await service.asked("pause")
+
+        assert await service.store.paused() == {GROUP}
+    assert not failures

@@ -99,12 +99,12 @@ class Control:
                     listener = listener or await self._broker.listen()
                     for body in await listener.receive(1.0):
                         await self._heard(body)
-                except BrokerError as error:
+                except MillstreamError as error:
                     log.warning("control waits: %s", error)
                     await self._clock.sleep(1.0)
         finally:
             if listener is not None:
-                with contextlib.suppress(BrokerError):
+                with contextlib.suppress(MillstreamError):
                     await asyncio.shield(listener.close())
 
     async def _heard(self, body: bytes) -> None:

@@ -61,8 +61,12 @@ class WorkOutcomes:
 
     def counts(self) -> Mapping[tuple[str, Kind], int]:
         """How many there are of each handler and kind."""
-        if self._all_handled() and len({id(work.handler) for work in self._works}) == 1 and (handler := self._works[0].handler) is not None:
-            return {(handler.name, "handled"): len(self._works)}
+        works = self._works
+        if works and self._all_handled():
+            # Nearly always, and of one handler: then nothing is counted one by one.
+            handler = works[0].handler
+            if handler is not None and [work.handler for work in works].count(handler) == len(works):
+                return {(handler.name, "handled"): len(works)}
         return Counter((work.handler.name if work.handler is not None else "", work.kind or "skipped") for work in self._works)
 
     def pick(self, one_in: int) -> Sequence[Outcome]:

@@ -12,6 +12,7 @@ export default defineConfig({
     cssTarget: ["chrome123", "firefox120", "safari17.5"],
     // Inlined assets would be data: URLs, which the content security policy keeps out of everything but images.
     assetsInlineLimit: 0,
+    rolldownOptions: { checks: { pluginTimings: false } },
     modulePreload: { polyfill: false },
     license: { fileName: "licenses.md" },
   },

@@ -115,7 +115,7 @@ def fields(group: dict[str, Any]) -> dict[str, Any]:
 
 def _next(found: dict[str, Any]) -> str:
     if not found["processes"]:
-        return "No service tells of itself here: set facts = \"on\" (MILLSTREAM_FACTS=on) to see rates, traces and dead letters."
+        return "No service tells of itself here: run it with `millstream run`, or set facts = \"on\" (MILLSTREAM_FACTS=on)."
     if found["one_in"] > 1:
         return f"Rates are exact; single deliveries are told of one correlation in {found['one_in']}."
     return "Next: millstream dlq list" if found["dead"] else "Next: millstream top"

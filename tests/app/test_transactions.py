@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from millstream import App, Retry, Transaction, event
+from millstream.app import transactions
 from millstream.core.store import Mark
 
 
@@ -254,3 +255,58 @@ async def test_a_slow_key_does_not_hold_up_the_others(make_app: Callable[[], App
 
         await until(app, all_done)
     assert handled[-2:] == ["slow", "slow"]
+
+
+@pytest.mark.parametrize("make_app", ["one file", "two files"], indirect=True)
+async def test_a_transaction_that_the_database_has_given_up_holds_up_nobody(make_app: Callable[[], App]) -> None:
+    """A trigger rolls back all of it: nothing of it is kept, others write, and what was in it is handled again."""
+    app = make_app()
+
+    @app.subscriber(Paid)
+    async def book(paid: Paid, tx: Transaction) -> None:
+        tx.execute("insert into books values(?, '')", (paid.order_id,))
+
+    async with app, asyncio.timeout(20):
+        await app.store.script(
+            "create table open(yes integer);"
+            "create trigger closed before insert on books when new.order_id='early' and not exists(select 1 from open)"
+            " begin select raise(rollback, 'closed'); end"
+        )
+        await app.publish_many([Paid("early"), *(Paid(str(n)) for n in range(5))])
+
+        async def write_when_it_fails() -> bool:
+            if app.troubles() and not await app.read("select 1 from open"):
+                async with app.unit_of_work() as work:
+                    work.execute("insert into open values(1)")
+            return await booked(app, 6)()
+
+        await until(app, write_when_it_fails)
+        assert await app.read("select count(*), count(distinct order_id) from books") == [(6, 6)]
+
+
+async def test_a_handler_that_waits_for_the_lock_it_holds_itself_holds_it_for_seconds_only(
+    make_app: Callable[[], App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It publishes past its Transaction, which can never end so: its attempt fails and says why, and others write."""
+    monkeypatch.setattr(transactions, "ALONE", 0.2, raising=False)
+    app = make_app()
+
+    @app.subscriber(Paid, retry=Retry(attempts=1))
+    async def book(paid: Paid, tx: Transaction) -> None:
+        tx.execute("insert into books values(?, '')", (paid.order_id,))
+        if paid.order_id == "bad":
+            async with app.unit_of_work() as work:
+                work.execute("insert into books values('inner', '')")
+
+    async with app, asyncio.timeout(20):
+        await app.publish_many([Paid("bad"), Paid("good")])
+        await until(app, booked(app, 1))
+
+        async def dead() -> bool:
+            return bool(await app.store.parked(dead=True))
+
+        await until(app, dead)
+        (letter,) = await app.store.parked(dead=True)
+        books = await app.read("select order_id from books")
+    assert books == [("good",)]
+    assert "held the store's write lock for over 0.2 s" in letter.error

@@ -195,7 +195,16 @@ async def test_a_mistake_in_a_statement_is_the_callers_and_undoes_nothing_else(s
         await store.script("create tabel t(n)")
 
 
-@pytest.mark.parametrize("sql", ["commit", " rollback", "insert into t values(1); -- x\n COMMIT", "/* x */ savepoint s", "attach 'x' as y"])
+OR_ROLLBACK = [
+    "insert or rollback into t values(1)",
+    "select 1; -- x\n insert OR ROLLBACK into t values(1)",
+    " UPDATE /* all */ OR\n ROLLBACK t set x=1",
+]
+
+
+@pytest.mark.parametrize(
+    "sql", ["commit", " rollback", "insert into t values(1); -- x\n COMMIT", "/* x */ savepoint s", "attach 'x' as y", *OR_ROLLBACK]
+)
 async def test_a_handler_cannot_end_the_transaction_itself(store: SqliteStore, sql: str) -> None:
     """What would part its writes from their events is refused before it runs."""
     await store.script("create table t(n integer primary key)")

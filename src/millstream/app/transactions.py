@@ -17,7 +17,7 @@ import msgspec
 
 from millstream.app.judge import Judge
 from millstream.app.work import Job, Owned, Work
-from millstream.contracts.errors import FencedError, NotStartedError, StoreError
+from millstream.contracts.errors import FencedError, HandlerTimeoutError, MillstreamError, NotStartedError, StoreError
 from millstream.core.broker import Delivery
 from millstream.core.clock import Clock
 from millstream.core.handler import Context
@@ -28,6 +28,8 @@ log = logging.getLogger("millstream.worker")
 
 #: A handler that waits longer than this inside its transaction is rolled back and run again alone, in seconds.
 HELD = 0.05
+#: One that runs alone has so many seconds inside; then it has failed.
+ALONE = 5.0
 #: After the store has failed it is left alone for so many seconds.
 PAUSE = 0.2
 OVER = "this transaction has ended: use it only while its handler runs"
@@ -78,7 +80,16 @@ class Lent(msgspec.Struct, eq=False):
     task: asyncio.Task[Any] | None
     alone: bool = False
     ended: bool = False
+    watched: bool = False
     preempted: bool = False
+    """It was rolled back, and is to run again alone."""
+    expelled: HandlerTimeoutError | None = None
+    """It was rolled back, although it was alone, and has failed."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether what it wrote is undone already."""
+        return self.preempted or self.expelled is not None
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; give its rows."""
@@ -142,16 +153,18 @@ class Transactions:
         lent = Lent(self, handler.name, task, alone=alone)
         try:
             result = await handler.call(work.message, context, lent)
-            if not lent.preempted:
+            if not lent.lost:
                 self._judge.succeeded(work, result, context.published if context is not None else ())
         except BaseException:
             self._leave(lent, (work,), keep=False)
-            if not lent.preempted:
+            if not lent.lost:
                 raise
         else:
             self._leave(lent, (work,), keep=True)
-        if lent.preempted:
+        if lent.lost:
             _not_cancelled(task)
+            if lent.expelled is not None:
+                raise lent.expelled
             await self.run(work, work.context(context.group) if context is not None else None, task, alone=True)
 
     async def run_batch(self, job: Job, *, alone: bool = False) -> None:
@@ -165,12 +178,14 @@ class Transactions:
         except BaseException as error:
             self._leave(lent, job.works, keep=False)
             failed, verdicts = True, []
-            if not lent.preempted and (len(job.works) == 1 or _is_not_the_handlers(error, task)):
+            if not lent.lost and (len(job.works) == 1 or _is_not_the_handlers(error, task)):
                 raise
         else:
             self._leave(lent, job.works, keep=not failed)
-        if lent.preempted:
+        if lent.lost:
             _not_cancelled(task)
+            if lent.expelled is not None:
+                raise lent.expelled
             await self.run_batch(Job(job.handler, job.works, job.group), alone=True)
         elif failed and len(job.works) > 1:
             await self._one_by_one(job)
@@ -234,13 +249,17 @@ class Transactions:
         self._busy = True
         if self._inside is lent:
             assert self._open is not None
-            if keep:
-                self._open.release()
-                for work in works:
-                    self._wrote.add(work.owned)
-            else:
-                self._open.rollback()
             self._inside = None
+            try:
+                if keep:
+                    self._open.release()
+                    for work in works:
+                        self._wrote.add(work.owned)
+                else:
+                    self._open.rollback()
+            except BaseException as error:
+                self._give_up(error)
+                raise
             self._call_next()
         if self._open is not None:
             self._look_soon()
@@ -256,8 +275,9 @@ class Transactions:
         if self._open is None:
             return
         if self._inside is not None:
-            if not self._inside.alone:
-                asyncio.get_running_loop().call_later(HELD, self._held, self._inside)
+            if not self._inside.watched:
+                self._inside.watched = True
+                asyncio.get_running_loop().call_later(ALONE if self._inside.alone else HELD, self._held, self._inside)
             return
         busy, self._busy = self._busy, False
         if self._ran < MOST and (busy or self._waiting):
@@ -268,22 +288,42 @@ class Transactions:
         self._finish()
 
     def _held(self, lent: Lent) -> None:
-        """It still waits inside: undo it, and have it run again alone."""
+        """It still waits inside: undo it, and have it run again alone; or have it fail, when it is alone."""
         if self._inside is not lent or self._open is None:
             return
-        log.warning(
-            "handler %s waited more than %.0f ms inside its transaction, and holds up every other writer: it was rolled back and is run "
-            "again alone. Do what waits before the first use of the Transaction.",
-            lent.name,
-            HELD * 1000,
-        )
-        self._open.rollback()
-        lent.ended = lent.preempted = True
+        if lent.alone:
+            lent.expelled = HandlerTimeoutError(
+                f"handler {lent.name} held the store's write lock for over {ALONE:g} s while it waited, and nobody else could write: it "
+                "was rolled back. Do what waits before the first use of the Transaction; publish by returning events."
+            )
+        else:
+            lent.preempted = True
+            log.warning(
+                "handler %s waited more than %.0f ms inside its transaction, and holds up every other writer: it was rolled back and is "
+                "run again alone. Do what waits before the first use of the Transaction.",
+                lent.name,
+                HELD * 1000,
+            )
+        lent.ended = True
         self._inside = None
         if lent.task is not None:
             lent.task.cancel()
+        try:
+            self._open.rollback()
+        except MillstreamError as error:
+            self._give_up(error)
+            return
         self._call_next()
         self._look_soon()
+
+    def _give_up(self, error: BaseException) -> None:
+        """The transaction cannot go on: nothing of it is kept."""
+        transaction, self._open = self._open, None
+        self._wrote.clear()
+        assert transaction is not None
+        assert self._tasks is not None
+        self._tasks.create_task(self._settle(transaction.end(commit=False), None))
+        self._clerk.trouble(error)
 
     async def _one_by_one(self, job: Job) -> None:
         """Some of a batch failed: undo it all, and let each stand for itself."""

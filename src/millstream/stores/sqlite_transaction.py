@@ -13,8 +13,10 @@ from millstream.stores.sqlite_errors import sqlite_errors, translated
 from millstream.stores.sqlite_writer import Borrowed
 
 #: What would end or bend the transaction under Millstream's feet, at the start of any of several statements.
+_SPACE = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 _FORBIDDEN = re.compile(
-    r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(begin|commit|end|rollback|savepoint|release|attach|detach|vacuum)\b", re.IGNORECASE | re.DOTALL
+    rf"(?:^|;){_SPACE}(?:(begin|commit|end|rollback|savepoint|release|attach|detach|vacuum)|(?:insert|update){_SPACE}or{_SPACE}(rollback))\b",
+    re.IGNORECASE | re.DOTALL,
 )
 MOST_CHECKED = 1_000
 
@@ -63,8 +65,8 @@ class SqliteTransaction:
         found = _FORBIDDEN.search(sql)
         if found is not None:
             raise StatementError(
-                f"{found[1].upper()} cannot be used here: the transaction is Millstream's, which commits it together with the events "
-                "and the inbox. Leave it out; to take a handler's writes back, raise an exception."
+                f"{(found[1] or found[2]).upper()} cannot be used here: the transaction is Millstream's, which commits it together with "
+                "the events and the inbox. Leave it out; to take a handler's writes back, raise an exception."
             )
         if len(self._checked) >= MOST_CHECKED:
             self._checked.clear()

@@ -288,7 +288,7 @@ async def test_a_handler_that_waits_for_the_lock_it_holds_itself_holds_it_for_se
     make_app: Callable[[], App], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It publishes past its Transaction, which can never end so: its attempt fails and says why, and others write."""
-    monkeypatch.setattr(transactions, "ALONE", 0.2, raising=False)
+    monkeypatch.setattr(transactions, "ALONE", 0.2)
     app = make_app()
 
     @app.subscriber(Paid, retry=Retry(attempts=1))

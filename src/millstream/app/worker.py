@@ -30,6 +30,8 @@ T = TypeVar("T")
 PAGE = 1000
 #: Deliveries that may be in the hands of handlers, and in flight of one partition.
 MOST_IN_FLIGHT = 2 * PAGE
+#: They may take so many bytes, as far as the size of those that came last tells: large ones are taken a few at a time.
+MOST_BYTES = 64 << 20
 #: After a failure of broker or store the worker starts over, waiting from the first up to the second many seconds.
 BACK_OFF = (0.1, 5.0)
 #: Then broker and store have so many seconds to take note that a worker leaves,
@@ -90,6 +92,7 @@ class GroupWorker:
         self._suspicious = False
         """Whether any partition was taken over from somebody who died."""
         self._unfinished = 0
+        self._most_in_flight = MOST_IN_FLIGHT
         self._finished: list[Work] = []
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()
@@ -341,6 +344,8 @@ class GroupWorker:
     # From deliveries to work
 
     async def _take(self, items: Sequence[Delivery]) -> None:
+        size = sum([len(d.envelope.data) if d.envelope is not None else len(d.message.body) if d.message else 0 for d in items])
+        self._most_in_flight = max(1, min(MOST_IN_FLIGHT, MOST_BYTES * len(items) // max(size, 1)))
         if self._suspicious:
             suspects = [d for d in items if (owned := self.owned.get(d.partition)) is not None and d.position < owned.suspect_upto]
             for delivery in suspects:
@@ -410,8 +415,9 @@ class GroupWorker:
         subscription = self._subscription
         if subscription is None or self._paused:
             return
+        most = self._most_in_flight
         for partition, owned in self.owned.items():
-            full = len(owned.in_flight) >= MOST_IN_FLIGHT or (owned.paused and len(owned.in_flight) > PAGE)
+            full = len(owned.in_flight) >= most or (owned.paused and len(owned.in_flight) > most // 2)
             if full and not owned.paused:
                 subscription.pause((partition,))
             elif owned.paused and not full:
@@ -422,7 +428,7 @@ class GroupWorker:
 
     def room(self) -> int:
         """How many more deliveries may be in flight."""
-        return MOST_IN_FLIGHT - self._unfinished
+        return self._most_in_flight - self._unfinished
 
     def taken_up(self, owned: Owned) -> None:
         """Count a parked delivery as in flight."""

@@ -288,7 +288,7 @@ class SqliteBroker:
         return SqliteSubscription(self, group, f"{member_name()}:{member}" if member else member_name())
 
     async def read(self, partition: Partition, position: int, most: int) -> Sequence[Delivery]:
-        return self.log.fetch(self.log.tp(partition), partition, position, most)[:most]
+        return self.log.fetch(self.log.tp(partition), partition, position, most)[0][:most]
 
     async def publish_and_commit(self, envelopes: Sequence[Envelope], group: str, member: str, positions: dict[int, int]) -> None:
         """Append all of them, and move the group on, if the member still owns every partition; or do nothing."""

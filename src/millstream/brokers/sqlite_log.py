@@ -293,12 +293,13 @@ class SqliteLog:
         marks = ",".join(map(str, tps))
         return dict(self.file.query(f"select tp, next from broker_partition where tp in ({marks})"))  # noqa: S608
 
-    def fetch(self, tp: int, partition: Partition, position: int, most: int) -> list[Delivery]:
-        """Events from a position on, whole pages of them: perhaps more than `most`."""
+    def fetch(self, tp: int, partition: Partition, position: int, most: int) -> tuple[list[Delivery], int]:
+        """Events from a position on, whole pages of them: perhaps more than `most`; and how many bytes they take."""
         base = tp << SHIFT
         deliveries: list[Delivery] = []
         size = 0
-        for at, count, raw, crc, events in self.file.query(FETCH, (base, base + position, base + position + most)):
+        # One after another: all that `most` may ask for can be more than fits into memory.
+        for at, count, raw, crc, events in self.file.rows(FETCH, (base, base + position, base + position + most)):
             if crc32(events) != crc:
                 raise StoreDamagedError(
                     f"{self.file.path}: the events of {partition.topic}/{partition.number} from {at - base} on are not what was "
@@ -314,7 +315,7 @@ class SqliteLog:
                 break
         if deliveries and deliveries[0].position < position:
             del deliveries[: position - deliveries[0].position]
-        return deliveries
+        return deliveries, size
 
     def _messages(self, partition: Partition, offsets: range, events: bytes) -> list[Delivery]:
         # Without the partition: one whose body names it is the same wherever it lies.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from millstream.brokers import sqlite_log
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError, PositionLostError
 from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
@@ -96,27 +97,30 @@ class SqliteSubscription:
             return items
         heads = self._broker.log.heads([owned.tp for _, owned in mine])
         self._turn += 1
+        size = 0
         for index in range(len(mine)):
             partition, owned = mine[(index + self._turn) % len(mine)]
             if heads.get(owned.tp, 0) <= owned.cursor:
                 continue
             try:
-                self._read_on(partition, owned, most - len(items))
+                size += self._read_on(partition, owned, most - len(items))
             except MillstreamError:
                 if items:
                     break  # what others have is handed over first; this one fails again when it comes first
                 raise
             items += owned.hand_over(most - len(items))
-            if len(items) >= most:
+            if len(items) >= most or size >= sqlite_log.READ_BYTES:
                 break
         return items
 
-    def _read_on(self, partition: Partition, owned: _Owned, most: int) -> None:
-        fetched = self._broker.log.fetch(owned.tp, partition, owned.cursor, most)
+    def _read_on(self, partition: Partition, owned: _Owned, most: int) -> int:
+        """Read its next events; says how many bytes they take."""
+        fetched, size = self._broker.log.fetch(owned.tp, partition, owned.cursor, most)
         if not fetched or fetched[0].position != owned.cursor:
             raise PositionLostError(self._lost(partition, owned.cursor))
         owned.ready = fetched
         owned.cursor = fetched[-1].position + 1
+        return size
 
     def _lost(self, partition: Partition, position: int) -> str:
         return (

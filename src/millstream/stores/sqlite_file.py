@@ -10,7 +10,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -188,6 +188,11 @@ class SqliteFile:
         """Rows of one query, from the newest committed state."""
         with sqlite_errors(self.path):
             return self.reader.execute(sql, tuple(params)).fetchall()
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """The same one after another, for whoever may have enough before the end."""
+        with sqlite_errors(self.path):
+            yield from self.reader.execute(sql, tuple(params))
 
     # Writing
 

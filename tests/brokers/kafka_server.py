@@ -15,7 +15,7 @@ from millstream.core.broker import Delivery, Group, Topic
 from millstream.testing.broker_ground import Member
 
 VARIABLE = "MILLSTREAM_TEST_KAFKA"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def kafka_url(variable: str = VARIABLE) -> str:

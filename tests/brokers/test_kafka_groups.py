@@ -1,8 +1,8 @@
 """Groups on Kafka: rebalances under load, positions that are lost, and what the register remembers."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,18 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from tests.brokers.kafka_server import PATIENCE, declared, kafka_url, made, published, taken, unique, until
+from tests.brokers.kafka_worker import Moved, worker
 
-from millstream import App, Transaction, event
+from millstream import App
 from millstream.brokers.kafka import KafkaBroker
 from millstream.brokers.kafka_settings import settings_of
 from millstream.contracts.errors import BrokerError, ConfigurationError, PositionLostError, TooLargeError
 from millstream.core.broker import Assigned, Deliveries, Group, Message, Partition, Topic
-from millstream.stores.sqlite import SqliteStore
-from millstream.stores.sqlite_file import SqliteFile
 from millstream.testing.broker_ground import Member
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-
-@event("test.moved", key="key")
-@dataclass(frozen=True)
-class Moved:
-    """Something has moved."""
-
-    key: str
-    number: int
+ROOT = Path(__file__).parents[2]
 
 
 def administer(call: Callable[[Any], Mapping[Any, Any]]) -> None:
@@ -40,19 +32,28 @@ def administer(call: Callable[[Any], Mapping[Any, Any]]) -> None:
         future.result(10)
 
 
-def worker(name: str, url: str, folder: Path) -> App:
-    """A process of a service that notes what it handles."""
-    app = App(name, schema="create table if not exists effect(ordinal integer primary key, key text, number integer)")
-    app.configure(broker=KafkaBroker(url), store=SqliteStore(SqliteFile(folder / "store.db")))
-
-    @app.subscriber(Moved, group=name)
-    async def handle(moved: Moved, transaction: Transaction) -> None:
-        transaction.execute("insert into effect(key, number) values (?, ?)", (moved.key, moved.number))
-
-    return app
-
-
 # Rebalances
+
+
+async def handled(app: App, least: int) -> None:
+    """Wait until so many events have had their effect."""
+    rows = 0
+
+    async def look() -> None:
+        nonlocal rows
+        await asyncio.sleep(0.01)
+        ((rows,),) = await app.read("select count(*) from effect")
+
+    await until(lambda: rows >= least, look, lambda: f"only {rows} of {least} were handled")
+
+
+async def handled_once_in_order(app: App, count: int) -> None:
+    """Every event has had its effect once, and those of a key in their order."""
+    rows = await app.read("select key, number from effect order by ordinal")
+    assert sorted(number for _, number in rows) == list(range(count))
+    for key in {key for key, _ in rows}:
+        numbers = [number for k, number in rows if k == key]
+        assert numbers == sorted(numbers), f"{key} came out of order"
 
 
 @pytest.mark.parametrize("protocol", ["consumer", "classic"])
@@ -61,23 +62,11 @@ async def test_a_loaded_group_that_rebalances_loses_and_repeats_nothing(tmp_path
     name, url = unique("moving"), f"{kafka_url()}&group_protocol={protocol}"
     apps = [worker(name, url, tmp_path) for _ in range(3)]
     stops = [asyncio.Event() for _ in apps]
-    count, sent = 3000, 0
+    count = 3000
 
     async def produce(app: App) -> None:
-        nonlocal sent
-        while sent < count:
+        for sent in range(0, count, 100):
             await app.publish_many([Moved(f"k{number % 50}", number) for number in range(sent, sent + 100)])
-            sent += 100
-
-    async def handled(app: App, least: int) -> None:
-        rows = 0
-
-        async def look() -> None:
-            nonlocal rows
-            await asyncio.sleep(0.01)
-            ((rows,),) = await app.read("select count(*) from effect")
-
-        await until(lambda: rows >= least, look, lambda: f"only {rows} of {least} were handled")
 
     async def work(index: int) -> None:
         async with apps[index]:
@@ -96,12 +85,35 @@ async def test_a_loaded_group_that_rebalances_loses_and_repeats_nothing(tmp_path
         await handled(apps[0], count)
         for stop in stops:
             stop.set()
-        rows = await apps[0].read("select key, number from effect order by ordinal")
+        await handled_once_in_order(apps[0], count)
 
-    assert sorted(number for _, number in rows) == list(range(count))
-    for key in {key for key, _ in rows}:
-        numbers = [number for k, number in rows if k == key]
-        assert numbers == sorted(numbers), f"{key} came out of order"
+
+async def test_a_worker_that_is_killed_under_load_is_taken_over_from(tmp_path: Path) -> None:
+    """A process dies with work in hand: the other one does it, once, as soon as the group misses the dead one."""
+    name, count = unique("killed"), 2000
+    command = (sys.executable, "-m", "tests.brokers.kafka_worker", name, kafka_url(), str(tmp_path))
+    async with worker(name, kafka_url(), tmp_path) as app:
+        processes = [await asyncio.create_subprocess_exec(*command, cwd=ROOT) for _ in range(2)]
+        try:
+            members: set[str | None] = set()
+
+            async def look() -> None:
+                members.clear()
+                members.update(state.owner for state in await app.broker.positions(name))
+
+            await until(lambda: len(members - {None}) == 2, look, lambda: f"only {members} work")
+            for sent in range(0, count, 100):
+                await app.publish_many([Moved(f"k{number % 50}", number) for number in range(sent, sent + 100)])
+                if sent == count // 2:
+                    processes[0].kill()
+            await handled(app, count)
+        finally:
+            for process in processes:
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+
+        await handled_once_in_order(app, count)
 
 
 async def test_what_is_revoked_can_be_settled_before_it_moves() -> None:

@@ -141,8 +141,8 @@ class KafkaCluster:
             "group.consumer.min.session.timeout.ms": 1000,
             "group.consumer.session.timeout.ms": 6000,
             # A server that was killed is known again soon after it is back.
-            "broker.heartbeat.interval.ms": 300,
-            "broker.session.timeout.ms": 2000,
+            "broker.heartbeat.interval.ms": 500,
+            "broker.session.timeout.ms": 6000,
             **secure,
         }
         self._file(number).write_text("".join(f"{name}={value}\n" for name, value in settings.items()))

@@ -124,6 +124,8 @@ class Poller:
         """To be committed."""
         self._commit_at = 0.0
         self._committing = False
+        self._memberships: list[tuple[Sequence[Partition], Future[Any]]] = []
+        """Who wants to settle in a transaction."""
         self._silent_since: float | None = None
         """When the client lost its last server; None while it has one, as far as we know."""
         self._ask_at = 0.0
@@ -160,12 +162,7 @@ class Poller:
     def membership(self, partitions: Sequence[Partition]) -> "Future[Any]":
         """What a transaction needs to prove that these are ours; None if they are not."""
         answer: Future[Any] = Future()
-
-        def look() -> None:
-            ours = self._assigned.issuperset(partitions) and not self._closing
-            answer.set_result(self._consumer.consumer_group_metadata() if ours else None)
-
-        self._ask(look)
+        self._ask(lambda: self._memberships.append((partitions, answer)))
         return answer
 
     def received(self, records: int, size: int) -> None:
@@ -212,9 +209,11 @@ class Poller:
         except Exception:
             log.exception("a consumer did not end well")
         finally:
+            # Whoever still asks is answered, and nothing touches the consumer any more: it may not have ended yet.
+            self._assigned.clear()
             while self._commands:
-                with contextlib.suppress(Exception):
-                    self._commands.popleft()()
+                self._commands.popleft()()
+            self._prove()
             self._ended.set_result(None)
 
     def _step(self) -> None:
@@ -260,6 +259,9 @@ class Poller:
     def _execute(self) -> None:
         while self._commands:
             self._commands.popleft()()
+        # A commit that is under way must not arrive after a transaction's, and move the group back. In a rebalance its answer cannot.
+        if self._memberships and (not self._committing or self._leaving or self._closing):
+            self._prove()
         if self._awakened:
             self._awaken(self._awakened)
             # It may have been asleep again before it knew what to look at.
@@ -267,6 +269,14 @@ class Poller:
         elif self._again and time.monotonic() >= self._again_at:
             self._awaken(self._again)
             self._again = []
+
+    def _prove(self) -> None:
+        asking, self._memberships = self._memberships, []
+        for partitions, answer in asking:
+            ours = self._assigned.issuperset(partitions) and not self._closing
+            for partition in partitions:
+                self._offsets.pop(partition, None)
+            answer.set_result(self._consumer.consumer_group_metadata() if ours else None)
 
     def _awaken(self, partitions: Sequence[Partition]) -> None:
         """Have the client look at once at what was started: it would by itself, but up to a second later."""
@@ -290,7 +300,8 @@ class Poller:
     def _pause(self, partitions: Sequence[Partition]) -> None:
         mine = self._assigned.intersection(partitions)
         self._paused |= mine
-        self._consumer.pause(_places(mine - self._beginnings.keys()))
+        if mine:
+            self._consumer.pause(_places(mine - self._beginnings.keys()))
 
     def _resume(self, partitions: Sequence[Partition]) -> None:
         mine = self._assigned.intersection(partitions)
@@ -303,8 +314,9 @@ class Poller:
 
     def _wake(self, partitions: set[Partition]) -> None:
         started = partitions & self._generations.keys()
-        self._consumer.resume(_places(started))
-        self._awakened += started
+        if started:
+            self._consumer.resume(_places(started))
+            self._awakened += started
 
     # Commits
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -523,3 +524,24 @@ async def test_finding_a_position_takes_as_many_steps_in_a_long_log_as_in_a_shor
         await broker.read(P, events // 2, 100)
 
         assert steps < 200
+
+
+async def test_reading_large_events_takes_no_more_memory_than_one_read_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked for, and of however many partitions: the others are not even looked at."""
+    monkeypatch.setattr(sqlite_log, "READ_BYTES", 200_000)
+    async with SqliteBroker(SqliteFile(tmp_path / "b.db")) as broker:
+        await broker.declare([Topic(name="made", partitions=4)], [Group(name="g", topics=("made",), start="earliest")])
+        await broker.publish([envelope(number, key=str(number), body=bytes(100_000)) for number in range(100)])
+        subscription = await broker.open("g", "m")
+        first = await take(subscription, 1, most=1000)
+        tracemalloc.start()
+        try:
+            second = await take(subscription, 1, most=1000)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        await subscription.close()
+
+    assert 1 <= len(first) < 10
+    assert 1 <= len(second) < 10
+    assert peak < 2_000_000

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from millstream import App, Retry, Transaction, event
+from millstream.app import transactions
 from millstream.app.lanes import Lanes
 from millstream.app.worker import WorkerStuckError
 from millstream.stores.sqlite_writer import Borrowed
@@ -85,6 +86,24 @@ async def test_a_thread_that_is_still_inside_when_the_grace_is_over_does_not_kee
 
         assert await app.read("select order_id from books") == []
         assert await app.store.parked() == []
+
+
+async def test_a_thread_that_holds_the_lock_for_long_is_named(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may block, but not everybody else without being told."""
+    monkeypatch.setattr(transactions, "LONG", -1.0)
+
+    @app.subscriber(Paid)
+    def book(paid: Paid, tx: Transaction) -> None:
+        tx.execute("insert into books values(?)", (paid.order_id,))
+
+    async with working(app, asyncio.Event()):
+        await app.publish(Paid("slow"))
+        while not await app.read("select order_id from books"):
+            await app.clock.sleep(0.001)
+
+    assert "book held the store's write lock for" in caplog.text
 
 
 async def test_what_is_being_committed_when_its_time_is_over_is_done(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

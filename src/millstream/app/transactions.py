@@ -28,6 +28,8 @@ log = logging.getLogger("millstream.worker")
 
 #: A handler that waits longer than this inside its transaction is rolled back and run again alone, in seconds.
 HELD = 0.05
+#: One in a thread cannot be rolled back while it waits; after so many seconds it is named in a warning.
+LONG = 0.5
 #: One that runs alone has so many seconds inside; then it has failed.
 ALONE = 5.0
 #: After the store has failed it is left alone for so many seconds.
@@ -385,7 +387,7 @@ class Transactions:
         if not handler.takes_transaction:
             result = handler.call(job.argument, job.context, None)
             return lambda: self._judge.judge(job, self._judge.verdicts(job, result))
-        lent = _Threaded(self._store)
+        lent = _Threaded(self._store, handler.name, self._clock)
         job.lent[:] = [lent]
         try:
             verdicts = self._judge.verdicts(job, handler.call(job.argument, job.context, lent))
@@ -426,8 +428,11 @@ class Transactions:
 class _Threaded:
     """The Transaction of a handler in a thread: one of its own, begun at its first use."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, name: str, clock: Clock) -> None:
         self._store = store
+        self._name = name
+        self._clock = clock
+        self._since = 0.0
         self._open: StoreTransaction | None = None
         self._taken = self._ending = False
         self._deciding = threading.Lock()
@@ -452,6 +457,7 @@ class _Threaded:
                     raise NotStartedError(OVER)
                 if self._open is None:
                     self._open = self._store.begin_now()
+                    self._since = self._clock.monotonic()
                 yield self._open
         finally:
             if self._taken:
@@ -482,6 +488,13 @@ class _Threaded:
         transaction, self._open = self._open, None
         if transaction is None:
             return False
+        if (held := self._clock.monotonic() - self._since) > LONG:
+            log.warning(
+                "handler %s held the store's write lock for %.0f ms, and holds up every other writer meanwhile. Do what waits before the "
+                "first use of the Transaction.",
+                self._name,
+                held * 1000,
+            )
         if page is None:
             transaction.end(commit=False)
             return False

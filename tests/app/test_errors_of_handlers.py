@@ -1,5 +1,6 @@
 """Whatever a handler raises becomes a dead letter that can be kept and read."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from tests.app.test_crash_counting import run_until
 
 from millstream import App, Retry, event
 from millstream.app.worker import GroupWorker
+from millstream.contracts.errors import StoreFullError
 
 
 @event("asked", key="name")
@@ -83,3 +85,35 @@ async def test_a_filter_that_wants_to_end_the_process_costs_its_event_only(tmp_p
 
         (dead,) = await app.store.parked(dead=True)
     assert dead.reason == "where= failed: SystemExit: no"
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_another_store_that_fails_a_handler_is_a_failure_like_any_other(tmp_path: Path, is_async: bool) -> None:  # noqa: FBT001
+    """Only the worker's own store is waited for: what somebody else's is full of must not hold up every key."""
+    app, handled = App("desk", broker=f"sqlite:///{tmp_path}/b.db"), list[str]()
+
+    def serve(asked: Asked) -> None:
+        if asked.name == "poison":
+            raise StoreFullError("the disk of another service is full")
+        handled.append(asked.name)
+
+    if is_async:
+
+        @app.subscriber(Asked, retry=Retry(attempts=2, first=0))
+        async def answer(asked: Asked) -> None:
+            serve(asked)
+    else:
+        app.subscriber(Asked, retry=Retry(attempts=2, first=0))(serve)
+
+    async with app:
+        await app.publish_many([Asked("poison"), Asked("other")])
+        stop = asyncio.Event()
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            (member,) = app.workers()
+            tasks.create_task(member.run(stop, grace=1))
+            while not (dead := await app.store.parked(dead=True)):
+                await app.clock.sleep(0.005)
+            stop.set()
+
+    assert [(letter.attempts, letter.error) for letter in dead] == [(2, "StoreFullError: the disk of another service is full")]
+    assert handled == ["other"]

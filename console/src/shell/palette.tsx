@@ -46,17 +46,19 @@ export function Palette() {
   useEffect(() => {
     if (what.length < 2) return undefined;
     const abort = new AbortController();
-    const timer = setTimeout(() => {
-      get<Found>(`/api/search${parameters({ q: what })}`, abort.signal).then(
+    const ask = () =>
+      void get<Found>(`/api/search${parameters({ q: what })}`, abort.signal).then(
         (answer) => {
           setFound({ text: what, found: answer });
           setFailure("");
+          // An id can be pasted before the event that it belongs to was told of.
+          if (!answer.events.length) timer = setTimeout(ask, 1000);
         },
         (error: unknown) => {
           if (!abort.signal.aborted) setFailure(error instanceof Error ? error.message : String(error));
         },
       );
-    }, 100);
+    let timer = setTimeout(ask, 100);
     return () => {
       clearTimeout(timer);
       abort.abort();

@@ -73,7 +73,7 @@ class Answers:
         standing = self._watch.standing(name)
         if facts.handlers and not mine:
             standing["note"] = "no running code declares it any more"
-        verdict = as_json(self._watch.verdict(name, paused=paused, blocked=blocked, explained=facts.explained(name)))
+        verdict = as_json(self._watch.verdict(name, paused=paused, blocked=blocked, moved=facts.moved(name)))
         if paused and (asked := facts.last(name, "pause")) is not None:
             because = f": {asked['reason']}" if asked["reason"] else ""
             verdict["sentence"] = f"Paused by {asked['by']} {_ago(asked['at'])}{because}"
@@ -102,8 +102,9 @@ class Answers:
         summary = next((group for group in await self.groups() if group["name"] == name), None)
         if summary is None:
             raise NotFoundError(f"there is no group {name!r}")
-        explained = any(each["kind"] == "reset" for each in await self._model.operations(limit=20, group=name))
-        verdicts = self._watch.verdicts(name, paused=summary["paused"], explained=explained)
+        operations = await self._model.operations(group=name)
+        moved = next((each["at"] for each in operations if each["kind"] == "reset"), None)
+        verdicts = self._watch.verdicts(name, paused=summary["paused"], moved=moved)
         handlers = [handler for handler in await self._model.handlers() if handler["group"] == name]
         processes = [process for process in await self._model.processes() if process["app"] == summary["app"]]
         return {
@@ -113,7 +114,7 @@ class Answers:
             "processes": processes,
             "waiting": await self._model.letters.listed(group=name),
             "discarded": await self._model.letters.listed(group=name, state="discarded"),
-            "operations": await self._model.operations(group=name),
+            "operations": operations,
             "history": await self._model.history(name),
         }
 
@@ -314,9 +315,10 @@ class Circumstances:
         """The last operation of this kind on a group."""
         return next((each for each in self.operations if each["group"] == group and each["kind"] == kind), None)
 
-    def explained(self, group: str) -> bool:
-        """Whether an operator has moved it."""
-        return self.last(group, "reset") is not None
+    def moved(self, group: str) -> float | None:
+        """When an operator has last moved it."""
+        asked = self.last(group, "reset")
+        return None if asked is None else asked["at"]
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:

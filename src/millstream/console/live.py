@@ -9,8 +9,8 @@ from typing import Any
 from millstream.contracts.envelope import Envelope
 from millstream.core.facts import Deliveries, Fact, Heartbeat, Manifest, OperationFact, Publications, Waiting, is_internal
 
-#: Dots told in one message and in one second; beyond, they are sampled and the screen says so.
-MOST_DOTS = 200
+#: Dots told in one second; there may be more, and then the screen says so.
+MOST_DOTS = 400
 #: What happened longer ago, in seconds, is no news: the read model is being caught up.
 NEWS = 30.0
 #: Messages that wait for one slow screen; then it misses some.
@@ -26,7 +26,14 @@ class Live:
         self._queues: set[Queue] = set()
         self._dots: list[dict[str, Any]] = []
         self._missed = 0
+        self._second, self._told = 0, 0
+        """The present second, and the dots told in it."""
         self._states: dict[str, str] = {}
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._queues)
 
     @contextmanager
     def listening(self) -> Generator[Queue]:
@@ -92,7 +99,11 @@ class Live:
     def _dot(self, origin: str, target: str, kind: str, id_: str, key: str | None, correlation: str | None, took: float = 0.0) -> None:
         if is_internal(target.partition(":")[2]):
             return
-        if len(self._dots) >= MOST_DOTS:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._told = second, 0
+        self._told += 1
+        if self._told > MOST_DOTS:
             self._missed += 1
             return
         self._dots.append(
@@ -100,7 +111,7 @@ class Live:
         )
 
     def _flush(self) -> None:
-        if not self._dots:
+        if not self._dots and not self._missed:
             return
         dots, self._dots, missed, self._missed = self._dots, [], self._missed, 0
         self._send("pulse", {"at": time.time(), "dots": dots, "missed": missed})

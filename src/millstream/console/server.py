@@ -35,7 +35,7 @@ from millstream.console.runner import Runner
 from millstream.console.schema import SCHEMA
 from millstream.console.standings import note_standings
 from millstream.console.watch import EVERY, Watch
-from millstream.contracts.errors import ConfigurationError
+from millstream.contracts.errors import ConfigurationError, MillstreamError
 from millstream.contracts.ids import new_id
 from millstream.core.facts import TOPIC, Fact, Operation
 from millstream.stores.sqlite_reader import SqliteReader
@@ -196,7 +196,10 @@ class _Server(uvicorn.Server):
 async def _tell_verdicts(live: Live, answers: Answers) -> None:
     while True:
         await asyncio.sleep(EVERY)
-        live.verdicts(await answers.groups())
+        if live.is_heard:
+            # What cannot be asked now is asked again in a moment; screens say themselves that it cannot.
+            with contextlib.suppress(MillstreamError):
+                live.verdicts(await answers.groups())
 
 
 async def _no_such(request: Request) -> Response:

@@ -14,6 +14,8 @@ from millstream.core.verdict import WINDOW, Sample, Verdict, drained_in, judge, 
 
 #: How often groups are sampled, in seconds; less often where it takes more than a tenth of that.
 EVERY = 1.0
+#: A position that goes back within so many seconds of an operator's move has gone back because of it.
+EXPLAINED = 120.0
 
 
 class Watch:
@@ -24,9 +26,9 @@ class Watch:
         self._clock = clock
         self._samples: dict[str, dict[Partition, deque[Sample]]] = {}
         self._states: dict[str, Sequence[PartitionState]] = {}
-        self._ceilings: dict[str, dict[Partition, int]] = {}
-        """Where a group stood that has gone back since, until it is there again."""
-        self._judged: dict[tuple[str, bool, str, bool], dict[Partition, Verdict]] = {}
+        self._ceilings: dict[str, dict[Partition, tuple[int, float]]] = {}
+        """Where a group stood that has gone back since, and when that was seen; until it is there again."""
+        self._judged: dict[tuple[str, bool, str, float | None], dict[Partition, Verdict]] = {}
         """What was thought of the newest samples."""
         self._sampled = asyncio.Event()
         self.trouble = ""
@@ -54,7 +56,7 @@ class Watch:
             states = self._states[group.name] = await self._broker.positions(group.name)
             by_partition = self._samples.setdefault(group.name, {})
             for state in states:
-                self._note_position(group.name, state)
+                self._note_position(group.name, state, now)
                 samples = by_partition.setdefault(state.partition, deque(maxlen=WINDOW))
                 samples.append(
                     Sample(
@@ -71,15 +73,16 @@ class Watch:
         self._judged.clear()
         self._sampled.set()
 
-    def _note_position(self, group: str, state: PartitionState) -> None:
+    def _note_position(self, group: str, state: PartitionState, at: float) -> None:
         """Remember from where it went back, until it has caught up with that."""
         ceilings = self._ceilings.setdefault(group, {})
         samples = self._samples[group].get(state.partition)
         before = samples[-1].position if samples else None
         now = state.committed.value
+        ceiling = ceilings.get(state.partition, (0, 0.0))[0]
         if before is not None and now is not None and now < before:
-            ceilings[state.partition] = max(before, ceilings.get(state.partition, 0))
-        elif now is None or now >= ceilings.get(state.partition, 0):
+            ceilings[state.partition] = max(before, ceiling), at
+        elif now is None or now >= ceiling:
             ceilings.pop(state.partition, None)
 
     async def ready(self) -> None:
@@ -92,20 +95,21 @@ class Watch:
         """The groups that there are."""
         return sorted(self._samples)
 
-    def verdicts(self, group: str, *, paused: bool, blocked: str = "", explained: bool = False) -> dict[Partition, Verdict]:
-        """What to think of each partition of a group; `explained` says that an operator has moved it."""
-        asked = (group, paused, blocked, explained)
+    def verdicts(self, group: str, *, paused: bool, blocked: str = "", moved: float | None = None) -> dict[Partition, Verdict]:
+        """What to think of each partition of a group; `moved` is when an operator has last moved it, in seconds since 1970."""
+        asked = (group, paused, blocked, moved)
         if asked not in self._judged:
-            ceilings = self._ceilings.get(group, {}) if explained else {}
+            ceilings = self._ceilings.get(group, {})
+            explained = {p for p, (_, at) in ceilings.items() if moved is not None and abs(at - moved) < EXPLAINED}
             self._judged[asked] = {
-                partition: judge(tuple(samples), paused=paused, replaying=partition in ceilings, blocked=blocked)
+                partition: judge(tuple(samples), paused=paused, replaying=partition in explained, blocked=blocked)
                 for partition, samples in self._samples.get(group, {}).items()
             }
         return self._judged[asked]
 
-    def verdict(self, group: str, *, paused: bool, blocked: str = "", explained: bool = False) -> Verdict:
+    def verdict(self, group: str, *, paused: bool, blocked: str = "", moved: float | None = None) -> Verdict:
         """What to think of a group: its worst partition's verdict."""
-        return worst(list(self.verdicts(group, paused=paused, blocked=blocked, explained=explained).values()))
+        return worst(list(self.verdicts(group, paused=paused, blocked=blocked, moved=moved).values()))
 
     def is_beyond(self, group: str, event: Mapping[str, Any]) -> bool:
         """Whether a group's position is past an event; False where that is not known."""

@@ -29,10 +29,9 @@ def row(page: Page, text: str) -> Locator:
 
 
 async def search(page: Page, text: str) -> None:
-    """Paste something into the search, and wait for what is found."""
+    """Paste something into the search."""
     await page.keyboard.press("Control+k")
     await page.get_by_role("combobox").fill(text)
-    await expect(page.get_by_role("option").first).to_be_visible()
 
 
 async def test_an_order_is_followed_from_its_number_to_the_mail(shop: Shop, visit: Visit) -> None:
@@ -70,6 +69,18 @@ async def test_an_event_is_found_by_its_id(shop: Shop, visit: Visit) -> None:
 
     await expect(page.locator("main h1")).to_contain_text("confirmation.sent")
     await expect(page.locator("main h1")).to_contain_text(order)
+
+
+async def test_what_is_pasted_too_early_is_found_as_soon_as_it_is_known(shop: Shop, visit: Visit) -> None:
+    """The search goes on while it has nothing."""
+    page = visit.page
+    await visit.open()
+    await search(page, "ord_early")
+    await expect(page.get_by_role("status").filter(has_text="Nothing is known by")).to_be_visible()
+
+    await shop.publish(placed("ord_early", b"{}"))
+
+    await expect(page.get_by_role("option", name="Trace of ord_early")).to_be_visible()
 
 
 async def test_a_killed_inventory_is_stopped_and_then_goes_on(shop: Shop, visit: Visit) -> None:

@@ -1,0 +1,166 @@
+"""The watch: what is thought of a group follows from where it stood, and from what operators did."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from millstream.console.live import MOST_DOTS, Live
+from millstream.console.watch import Watch
+from millstream.contracts.errors import BrokerUnavailableError
+from millstream.core.broker import Figure, Group, Partition, PartitionState
+from millstream.core.facts import Deliveries, DeliveryFact
+from millstream.testing import ManualClock
+
+HERE = Partition("orders", 0)
+
+
+class Positions:
+    """A broker that says where one group stands."""
+
+    away = False
+
+    def __init__(self) -> None:
+        self.committed: int | None = 0
+        self.head = 0
+        self.owner: str | None = "worker"
+        self.names = ["g", "millstream.console.x"]
+
+    async def groups(self) -> Sequence[Group]:
+        if self.away:
+            raise BrokerUnavailableError("it is away")
+        return [Group(name=name, topics=("orders",)) for name in self.names]
+
+    async def positions(self, _: str) -> Sequence[PartitionState]:
+        oldest = Figure(5_000_000 if self.head else None, "exact" if self.head else "unknown")
+        committed = Figure(self.committed, "unknown" if self.committed is None else "exact")
+        return [PartitionState(partition=HERE, committed=committed, head=Figure(self.head), oldest=oldest, owner=self.owner)]
+
+
+async def sampled(watch: Watch, clock: ManualClock, broker: Positions, *steps: tuple[int, int]) -> None:
+    """Samples in which the group is so far, and the log ends there."""
+    for committed, head in steps:
+        broker.committed, broker.head = committed, head
+        await watch.sample()
+        await clock.advance(1)
+
+
+def a_watch() -> tuple[Watch, ManualClock, Positions]:
+    clock, broker = ManualClock(), Positions()
+    return Watch(cast(Any, broker), clock), clock, broker
+
+
+async def test_a_position_that_an_operator_moved_is_a_replay_until_it_is_where_it_was() -> None:
+    """Without the operator it is a mishap; and long after the operator, too."""
+    watch, clock, broker = a_watch()
+    await sampled(watch, clock, broker, (100, 100), (100, 100), (100, 100))
+    moved = clock.micros() / 1e6
+    await sampled(watch, clock, broker, (0, 100), (10, 100), (40, 100))
+
+    during = watch.verdict("g", paused=False, moved=moved)
+    nobody = watch.verdict("g", paused=False)
+    long_before = watch.verdict("g", paused=False, moved=moved - 3600)
+    await sampled(watch, clock, broker, (100, 100), (100, 100))
+
+    assert (during.state, during.sentence) == ("replaying", "Replaying: 60 to go")
+    assert nobody.state == long_before.state == "rewound"
+    assert watch.verdict("g", paused=False, moved=moved).state == "caught up"
+
+
+async def test_groups_of_millstreams_own_are_not_watched() -> None:
+    """And one that is forgotten is gone."""
+    watch, clock, broker = a_watch()
+    await sampled(watch, clock, broker, (1, 2))
+    before = watch.names()
+    broker.names = []
+    await watch.sample()
+
+    assert (before, watch.names()) == (["g"], [])
+
+
+async def test_what_is_unknown_is_not_zero() -> None:
+    """A broker that cannot say where a group stands."""
+    watch, clock, broker = a_watch()
+    await sampled(watch, clock, broker, (1, 2))
+    broker.committed = None
+    await watch.sample()
+
+    assert watch.standing("g")["lag"] is None
+    assert watch.partitions("g", {})[0]["position"] is None
+    assert not watch.is_beyond("g", {"position": "0", "topic": "orders", "partition": 0})
+
+
+async def test_a_group_is_beyond_what_lies_before_its_position() -> None:
+    """Of an event that no broker has told a position of, nobody knows."""
+    watch, clock, broker = a_watch()
+    await sampled(watch, clock, broker, (5, 9))
+
+    beyond = {position: watch.is_beyond("g", {"position": position, "topic": "orders", "partition": 0}) for position in ("4", "5", None)}
+    assert beyond == {"4": True, "5": False, None: False}
+
+
+async def test_a_broker_that_is_away_is_named_and_asked_again() -> None:
+    """What was known stays known meanwhile."""
+    import asyncio
+
+    watch, clock, broker = a_watch()
+    running = asyncio.ensure_future(watch.run())
+    await clock.advance(3)
+    broker.away = True
+    await clock.advance(3)
+    away = watch.trouble, watch.names()
+    broker.away = False
+    await clock.advance(3)
+    running.cancel()
+
+    assert away == ("it is away", ["g"])
+    assert watch.trouble == ""
+
+
+def told(count: int, at: int) -> Deliveries:
+    """Facts of so many deliveries."""
+    each = [
+        DeliveryFact("handled", "h", "t", 0, n, f"e-{n}", "/s", "t", None, at, None, None, None, 1, 1, at, 0.0, 0.0) for n in range(count)
+    ]
+    return Deliveries("shop", "p", at, "g", (("h", "handled", count),), 1, tuple(each))
+
+
+async def test_no_more_dots_are_sent_in_a_second_than_can_be_seen(monkeypatch: Any) -> None:
+    """The others are counted; the next second has its own."""
+    from millstream.console import live as module
+
+    now = SimpleNamespace(value=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.value, time=lambda: now.value))
+    live = Live()
+    with live.listening() as queue:
+        for _ in range(3):
+            live.facts([told(MOST_DOTS // 2, 100_000_000)])
+        first = [queue.get_nowait()[1] for _ in range(queue.qsize())]
+        now.value = 101.0
+        live.facts([told(10, 101_000_000)])
+        _, second = queue.get_nowait()
+
+        assert (sum(len(pulse["dots"]) for pulse in first), sum(pulse["missed"] for pulse in first)) == (MOST_DOTS, MOST_DOTS // 2)
+        assert (len(second["dots"]), second["missed"]) == (10, 0)
+
+
+async def test_what_happened_long_ago_is_no_dot(monkeypatch: Any) -> None:
+    """A read model that is built anew does not play the past."""
+    live = Live()
+    with live.listening() as queue:
+        live.facts([told(5, 1_000_000)])
+
+        assert queue.empty()
+
+
+async def test_a_slow_screen_misses_some_and_the_others_do_not() -> None:
+    """Nothing waits for it, and nothing piles up."""
+    live = Live()
+    with live.listening() as slow, live.listening() as quick:
+        heard = 0
+        for number in range(1000):
+            live.operation(str(number), "done", "")
+            heard += quick.get_nowait()[0] == "operation"
+
+        assert heard == 1000
+        assert slow.qsize() <= 200
+        assert [slow.get_nowait() for _ in range(slow.qsize())][-1][1]["id"] == "999"

@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from millstream.brokers import sqlite_log
@@ -469,6 +470,35 @@ async def test_a_name_that_cannot_be_kept_is_refused_alone(path: Path) -> None:
 
         assert [type(result) for result in results] == [type(None), ConfigurationError, ConfigurationError, BrokerError, type(None)]
         assert sorted(topic.name for topic in await broker.topics()) == ["made", "ünï /.*"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_an_event_that_cannot_be_kept_is_refused_alone(path: Path, together: bool) -> None:  # noqa: FBT001
+    """Half a character is nothing that a file can hold; its neighbours are stored, whichever way they were published."""
+    bad = msgspec.structs.replace(envelope(1), correlation="\ud800")
+    events = [envelope(0), bad, envelope(2)]
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=1)], [])
+
+        if together:
+            results = await broker.publish(events)
+        else:
+            results = [result for (result,) in await asyncio.gather(*[broker.publish([event]) for event in events])]
+
+        assert [result is None for result in results] == [True, False, True]
+        assert "Correct its attributes" in str(results[1])
+        assert [d.envelope for d in await broker.read(P, 0, 9)] == [events[0], events[2]]
+
+
+async def test_what_is_published_at_one_moment_lies_in_the_order_of_the_calls(path: Path) -> None:
+    """One by one, several at once and bare messages: a key's order is that of the calls, also where they share a commit."""
+    async with SqliteBroker(SqliteFile(path)) as broker:
+        await broker.declare([Topic(name="made", partitions=1)], [])
+        steps = [[0], [1], [2, 3], [4], [5, 6], [7, 8], [9]]
+
+        await asyncio.gather(*[broker.publish([envelope(n) for n in step]) for step in steps])
+
+        assert [d.envelope for d in await broker.read(P, 0, 20)] == [envelope(n) for n in range(10)]
 
 
 async def test_a_topic_that_was_rolled_back_is_made_again(path: Path) -> None:

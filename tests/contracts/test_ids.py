@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.contracts.ids import derived_id, id_millis, new_id
+from millstream.contracts.ids import derived_id, id_millis, new_id, new_ids
 
 millis = st.integers(0, 2**48 - 1)
 randoms = st.binary(min_size=10, max_size=10)
@@ -20,6 +20,17 @@ def test_an_id_is_a_uuid_of_version_7_that_remembers_its_millisecond(when: int, 
     assert UUID(id).version == 7
     assert UUID(id).variant == "specified in RFC 4122"
     assert id_millis(id) == when
+
+
+@given(millis, st.lists(randoms, max_size=20, unique=True))
+def test_many_ids_are_as_good_as_one(when: int, randoms: list[bytes]) -> None:
+    """Each is a UUID of version 7 with the millisecond in it, and nearly all of its chance."""
+    ids = new_ids(when, b"".join(randoms))
+
+    assert [str(UUID(id)) for id in ids] == ids
+    assert {(UUID(id).version, UUID(id).variant, id_millis(id)) for id in ids} <= {(7, "specified in RFC 4122", when)}
+    assert len(ids) == len(randoms)
+    assert [id[-12:] for id in ids] == [random.hex()[7:19] for random in randoms]
 
 
 @given(millis, millis, randoms, randoms)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace, TracebackType
@@ -23,7 +24,7 @@ from millstream.app.unit_of_work import UnitOfWork
 from millstream.app.worker import GroupWorker, WorkerStuckError
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, MillstreamError, NotStartedError, PublishError, TooLargeError
-from millstream.contracts.ids import new_id
+from millstream.contracts.ids import new_id, new_ids
 from millstream.contracts.message import Wire, publisher_of
 from millstream.core.broker import Broker, Group, Topic
 from millstream.core.clock import Clock
@@ -136,6 +137,7 @@ class App:
         self.subscriber = self._router.subscriber
         self._handlers: list[Handler] = []
         self._broker: Broker | None = None
+        self._largest = sys.maxsize
         self._store: Store | None = None
         self._stack = AsyncExitStack()
         self._outbox_changed = asyncio.Event()
@@ -214,7 +216,7 @@ class App:
             stack.callback(self._closed)
             broker = self._own_broker or connect_broker(settings.broker, self.clock)
             store = self._own_store or connect_store(settings.store, broker, self.clock)
-            self._broker = await stack.enter_async_context(broker)
+            self._broker, self._largest = await stack.enter_async_context(broker), broker.features.largest
             self._store = await stack.enter_async_context(store)
             if self._schema:
                 await store.script(self._schema)
@@ -325,9 +327,9 @@ class App:
     def _envelope(self, message: object, micros: int, id: str, correlation: str | None = None) -> Envelope:
         contract, encode, key = publisher_of(type(message))
         data = encode(message)
-        if self._broker is not None and len(data) > self._broker.features.largest:
+        if len(data) > self._largest:
             raise TooLargeError(
-                f"a {contract.name} of {len(data)} bytes is more than the {self._broker.features.largest} that {self._broker.name} takes: "
+                f"a {contract.name} of {len(data)} bytes is more than the {self._largest} that {self.broker.name} takes: "
                 "publish where the data is, instead of the data"
             )
         return Envelope(
@@ -358,7 +360,8 @@ class App:
         Raises `PublishError`, which has a result for each, when some are not.
         """
         micros = self.clock.micros()
-        envelopes = [self._envelope(message, micros, new_id(micros // 1000, ten_bytes())) for message in messages]
+        ids = new_ids(micros // 1000, os.urandom(10 * len(messages)))
+        envelopes = [self._envelope(message, micros, id) for message, id in zip(messages, ids, strict=True)]
         if envelopes:
             results = await self.broker.publish(envelopes)
             if any(result is not None for result in results):

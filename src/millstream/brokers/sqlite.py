@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from millstream.brokers import sqlite_broadcast
 from millstream.brokers.sqlite_broadcast import SqliteListener
@@ -25,6 +25,8 @@ from millstream.stores.sqlite_connection import Connection
 from millstream.stores.sqlite_file import SqliteFile
 from millstream.stores.sqlite_process import boot_id, is_alive, label, member_name
 from millstream.stores.sqlite_wake import BROADCAST, MEMBERS, NOTHING
+
+T = TypeVar("T")
 
 LARGEST = 16 << 20
 LONGEST_NAME = 255
@@ -81,7 +83,7 @@ class SqliteBroker:
         self.monotonic = monotonic
         self._micros = micros
         self._gathering = threading.Lock()
-        self._batch: _Batch | None = None
+        self._batch: _Batch[Any] | None = None
 
     @property
     def name(self) -> str:
@@ -182,33 +184,29 @@ class SqliteBroker:
         self.log.append(connection, envelopes)
 
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
-        if len(envelopes) == 1 and origin is None and (one := self._pack_one(envelopes[0])) is not None:
-            return (await self._append((one,)),)
-        packed, refused = self._pack(envelopes, pack)
+        if len(envelopes) == 1 and origin is None:
+            (envelope,) = envelopes
+            if self.log.knows(envelope.topic) and len(envelope.data) <= LARGEST:
+                return (await self._append(_Singles, envelope),)
+        packed, refused = self._pack_envelopes(envelopes)
         if origin is not None and refused:
             # The mark would pass over what is refused: a crash now, and nobody would ever know of it.
             failed: MillstreamError | None = BrokerError("not published, because another event of its page of the outbox was refused.")
         elif origin is not None:
             failed = await self._copy(packed, origin)
         else:
-            failed = await self._append(packed) if packed else None
+            failed = await self._append(_Many, packed) if packed else None
         return _results(len(envelopes), refused, failed)
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
         now = self._micros()
         packed, refused = self._pack(messages, lambda message: pack_message(message, now))
-        failed = await self._append(packed) if packed else None
+        failed = await self._append(_Many, packed) if packed else None
         return _results(len(messages), refused, failed)
 
-    def _pack_one(self, envelope: Envelope) -> Packed | None:
-        """The shortest way for one event, which many publish at once; None where something is the matter."""
-        if not self.log.knows(envelope.topic):
-            return None
-        try:
-            packed = pack(envelope)
-        except (UnicodeEncodeError, OverflowError):
-            return None
-        return packed if len(packed.body) <= LARGEST else None
+    def _pack_envelopes(self, envelopes: Sequence[Envelope]) -> tuple[list[Packed], dict[int, MillstreamError]]:
+        packed = self.log.pack_many(envelopes)
+        return (packed, {}) if packed else self._pack(envelopes, pack)
 
     def _pack(self, items: Sequence[Any], pack: Callable[[Any], Packed]) -> tuple[list[Packed], dict[int, MillstreamError]]:
         """What can be appended, and what cannot by its place among the items."""
@@ -226,11 +224,10 @@ class SqliteBroker:
             except MillstreamError as error:
                 refused[len(packed) + len(refused)] = error
             except (UnicodeEncodeError, OverflowError) as error:
-                what = f"{item.id!r} for {item.topic!r}"
-                refused[len(packed) + len(refused)] = BrokerError(f"{what} cannot be stored: {error}. Correct its attributes.")
+                refused[len(packed) + len(refused)] = _unfit(item, error)
         return packed, refused
 
-    def _append(self, packed: Sequence[Packed]) -> "asyncio.Future[MillstreamError | None]":
+    def _append(self, kind: "type[_Batch[T]]", item: T) -> "asyncio.Future[MillstreamError | None]":
         """Done when all of it is on disk, or when it is known why not; callers of the same moment share one sync.
 
         Whoever stops waiting does not stop the write: others share it.
@@ -238,18 +235,20 @@ class SqliteBroker:
         done: asyncio.Future[MillstreamError | None] = asyncio.get_running_loop().create_future()
         with self._gathering:
             batch = self._batch
-            joins = batch is not None and not batch.taken
-            if batch is None or not joins:
-                batch = self._batch = _Batch(self.log, self._gathering)
-            batch.packed += packed
+            # Only what came last is joined: what was published after it stays after it.
+            if batch is not None and type(batch) is kind and not batch.taken:
+                batch.items.append(item)
+                batch.waiters.append(done)
+                return done
+            batch = self._batch = kind(self.log, self._gathering)
+            batch.items.append(item)
             batch.waiters.append(done)
-        if not joins:
-            # Last of all: the writer's thread wants Python's lock as soon as it has this.
-            try:
-                self.file.post(batch.write, batch.settle)
-            except MillstreamError:
-                batch.taken = True
-                raise
+        # Last of all: the writer's thread wants Python's lock as soon as it has this.
+        try:
+            self.file.post(batch.write, batch.settle)
+        except MillstreamError:
+            batch.taken = True
+            raise
         return done
 
     async def _copy(self, packed: list[Packed], origin: Origin) -> MillstreamError | None:
@@ -292,7 +291,7 @@ class SqliteBroker:
 
     async def publish_and_commit(self, envelopes: Sequence[Envelope], group: str, member: str, positions: dict[int, int]) -> None:
         """Append all of them, and move the group on, if the member still owns every partition; or do nothing."""
-        packed, refused = self._pack(envelopes, pack)
+        packed, refused = self._pack_envelopes(envelopes)
         for error in refused.values():
             raise error
 
@@ -405,32 +404,60 @@ class SqliteBroker:
         await self.file.write(write, wakes=MEMBERS)
 
 
-class _Batch:
+class _Batch(Generic[T]):
     """The publishes that share one write."""
 
     def __init__(self, log: SqliteLog, gathering: threading.Lock) -> None:
-        self._log = log
+        self.log = log
         self._gathering = gathering
         self.taken = False
-        self.packed: list[Packed] = []
+        self.items: list[T] = []
         self.waiters: list[asyncio.Future[MillstreamError | None]] = []
+        self.refused: dict[int, MillstreamError] = {}
 
     def write(self, connection: Connection) -> None:
         """Append all that was gathered; from now on nothing more is."""
         with self._gathering:
             self.taken = True
-        self._log.append_packed(connection, self.packed)
+        if packed := self.packed():
+            self.log.append_packed(connection, packed)
+
+    def packed(self) -> list[Packed]:
+        """What is appended."""
+        raise NotImplementedError
 
     def settle(self, _: None, error: BaseException | None) -> None:
         """Tell those who wait; also where the transaction never began, nobody can join any more."""
         self.taken = True
-        for waiter in self.waiters:
+        for index, waiter in enumerate(self.waiters):
             if waiter.done():
                 continue
             if error is None or isinstance(error, MillstreamError):
-                waiter.set_result(error)
+                waiter.set_result(self.refused.get(index, error))
             else:
                 waiter.set_exception(error)
+
+
+class _Many(_Batch[list[Packed]]):
+    """Whole batches, each with one answer."""
+
+    def packed(self) -> list[Packed]:
+        return self.items[0] if len(self.items) == 1 else [one for packed in self.items for one in packed]
+
+
+class _Singles(_Batch[Envelope]):
+    """Events that were published one by one: together they are packed for less."""
+
+    def packed(self) -> list[Packed]:
+        if len(self.items) > 1 and (packed := self.log.pack_many(self.items)):
+            return packed
+        each: list[Packed] = []
+        for index, envelope in enumerate(self.items):
+            try:
+                each.append(pack(envelope))
+            except (UnicodeEncodeError, OverflowError) as error:
+                self.refused[index] = _unfit(envelope, error)
+        return each
 
 
 def _results(
@@ -448,6 +475,10 @@ def _check_name(what: str, name: str) -> None:
         raise ConfigurationError(
             f"{name!r} cannot be the name of a {what}: it needs 1 to {LONGEST_NAME} characters, all of them printable. Choose another name."
         )
+
+
+def _unfit(item: Envelope | Message, error: Exception) -> BrokerError:
+    return BrokerError(f"{item.id!r} for {item.topic!r} cannot be stored: {error}. Correct its attributes.")
 
 
 def _check_size(item: Envelope | Message) -> None:

@@ -80,12 +80,17 @@ _decode_raw = msgspec.msgpack.Decoder(list[_Raw]).decode
 
 
 class Packed(msgspec.Struct, frozen=True, gc=False):
-    """An event or a message (`raw`), ready to be appended."""
+    """An event or a message (`raw`), or several events of one partition, ready to be appended."""
 
     topic: str
     key: bytes | None
     raw: int
     body: bytes
+    count: int = 1
+    number: int = -1
+    """The partition; -1 where it follows from the key when it is appended."""
+    partitions: int = 0
+    """How many the topic had when `number` was found."""
 
 
 def pack(envelope: Envelope) -> Packed:
@@ -175,7 +180,44 @@ class SqliteLog:
 
     def append(self, connection: Connection, envelopes: Sequence[Envelope]) -> None:
         """Append events, each after what its partition holds."""
-        self.append_packed(connection, [pack(envelope) for envelope in envelopes])
+        self.append_packed(connection, self.pack_many(envelopes) or [pack(envelope) for envelope in envelopes])
+
+    def pack_many(self, envelopes: Sequence[Envelope]) -> list[Packed]:
+        """The same as `pack` for each, at a third of the cost; nothing where one of them needs a closer look."""
+        topics: dict[str, list[Envelope]] = {}
+        for envelope in envelopes:
+            topics.setdefault(envelope.topic, []).append(envelope)
+        packed: list[Packed] = []
+        for name, some in topics.items():
+            topic = self._topics.get(name)
+            if topic is None:
+                return []
+            partitions = len(topic.tps)
+            try:
+                for number, those in self._sorted(some, partitions).items():
+                    for start in range(0, len(those), PAGE_EVENTS):
+                        part = those[start : start + PAGE_EVENTS]
+                        body = _encode(part)
+                        if len(body) > PAGE_BYTES:
+                            return []
+                        packed.append(Packed(name, None, 0, body[1 if len(part) < 16 else 3 :], len(part), number, partitions))
+            except (UnicodeEncodeError, OverflowError):
+                return []
+        return packed
+
+    def _sorted(self, envelopes: Sequence[Envelope], partitions: int) -> dict[int, list[Envelope]]:
+        """Events of one topic by their partition."""
+        numbers = iter(partitions_of([envelope.key.encode() for envelope in envelopes if envelope.key is not None], partitions))
+        turn = next(self._turn) % partitions
+        places: dict[int, list[Envelope]] = {}
+        for envelope in envelopes:
+            number = turn if envelope.key is None else next(numbers)
+            those = places.get(number)
+            if those is None:
+                places[number] = [envelope]
+            else:
+                those.append(envelope)
+        return places
 
     def append_packed(self, connection: Connection, packed: Sequence[Packed]) -> None:
         """Append what was packed; events without a key go together to whichever partition has its turn."""
@@ -185,19 +227,24 @@ class SqliteLog:
         topics: dict[str, list[Packed]] = {}
         for item in packed:
             topics.setdefault(item.topic, []).append(item)
-        places: dict[int, list[bytes]] = {}
+        places: dict[int, list[Packed]] = {}
         for topic, items in topics.items():
             tps = self.topic(connection, topic).tps
             numbers = iter(partitions_of([item.key for item in items if item.key is not None], len(tps)))
             for item in items:
-                number = turn % len(tps) if item.key is None else next(numbers)
+                if item.number < 0:
+                    number = turn % len(tps) if item.key is None else next(numbers)
+                elif item.partitions == len(tps):
+                    number = item.number
+                else:
+                    raise BrokerError(f"topic {topic!r} was just made anew, with other partitions. Nothing was published; try again.")
                 # Events and bare messages of a partition do not share a page.
                 place = tps[number] << 1 | item.raw
-                bodies = places.get(place)
-                if bodies is None:
-                    places[place] = [item.body]
+                those = places.get(place)
+                if those is None:
+                    places[place] = [item]
                 else:
-                    bodies.append(item.body)
+                    those.append(item)
         self.file.appended([place >> 1 for place in places])
         pages = [page for place in sorted(places) for page in self._pages(connection, place >> 1, place & 1, places[place])]
         # Each statement gives up and takes back Python's lock: many rows at once.
@@ -238,13 +285,13 @@ class SqliteLog:
         self.file.appended((tp,))
         return True
 
-    def _pages(self, connection: Connection, tp: int, raw: int, bodies: list[bytes]) -> list[_Page]:
+    def _pages(self, connection: Connection, tp: int, raw: int, items: list[Packed]) -> list[_Page]:
         """The rows that hold these, from the partition's end on."""
         stored = self._micros()
         offset, before = self._ends.get(tp) or self._end(connection, tp)
         pages: list[_Page] = []
-        for some in _paged(bodies):
-            count, events = len(some), _array(some)
+        for some in _paged(items):
+            count, events = _array(some)
             size = len(events)
             pages.append((tp << SHIFT | offset, count, raw, stored, before, size, crc32(events), events))
             offset += count
@@ -385,23 +432,26 @@ class SqliteLog:
         return sum(count for _, count, _ in pages), len(pages) == most
 
 
-def _paged(bodies: list[bytes]) -> list[list[bytes]]:
+def _paged(items: list[Packed]) -> list[list[Packed]]:
     """Cut into pages."""
-    if len(bodies) == 1 or (len(bodies) <= PAGE_EVENTS and sum(map(len, bodies)) <= PAGE_BYTES):
-        return [bodies]
-    pages: list[list[bytes]] = [[]]
-    size = 0
-    for body in bodies:
-        if pages[-1] and (len(pages[-1]) == PAGE_EVENTS or size + len(body) > PAGE_BYTES):
+    if len(items) == 1:
+        return [items]
+    pages: list[list[Packed]] = [[]]
+    count = size = 0
+    for item in items:
+        count += item.count
+        size += len(item.body)
+        if pages[-1] and (count > PAGE_EVENTS or size > PAGE_BYTES):
             pages.append([])
-            size = 0
-        pages[-1].append(body)
-        size += len(body)
+            count, size = item.count, len(item.body)
+        pages[-1].append(item)
     return pages
 
 
-def _array(bodies: list[bytes]) -> bytes:
-    """A msgpack array of values that are encoded already."""
-    count = len(bodies)
-    head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
-    return head + b"".join(bodies)
+def _array(items: list[Packed]) -> tuple[int, bytes]:
+    """How many events these are, and the msgpack array of them."""
+    if len(items) == 1:
+        count, events = items[0].count, items[0].body
+    else:
+        count, events = sum([item.count for item in items]), b"".join([item.body for item in items])
+    return count, (bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")) + events

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _MILLIS_LIMIT = 1 << 48
 #: The last millisecond that an id can hold.
 LAST_MILLIS = _MILLIS_LIMIT - 1
+#: The first digit after the version's group says which kind of UUID it is; two of its bits are free.
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _UUID7 = re.compile(
     r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE
 )
@@ -27,6 +29,17 @@ def new_id(millis: int, random: bytes) -> str:
     if len(random) != 10:
         raise ValueError(f"new_id needs exactly 10 random bytes, got {len(random)}; pass os.urandom(10)")
     return _uuid7(millis, random)
+
+
+def new_ids(millis: int, random: bytes) -> list[str]:
+    """The same for many, from 10 random bytes for each."""
+    if len(random) % 10:
+        raise ValueError(f"new_ids needs 10 random bytes for each id, got {len(random)}")
+    start, bits = f"{_time(millis)}-7", random.hex()
+    return [
+        f"{start}{bits[at : at + 3]}-{_VARIANT[bits[at + 3]]}{bits[at + 4 : at + 7]}-{bits[at + 7 : at + 19]}"
+        for at in range(0, len(bits), 20)
+    ]
 
 
 def derived_id(source: str, input_id: str, group: str, ordinal: int, millis: int) -> str:

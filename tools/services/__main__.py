@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from tools.services.aws import Aws
 from tools.services.kafka import Kafka
 from tools.services.service import HOME, Service, ServiceError
 
-SERVICES: tuple[type[Service], ...] = (Kafka,)
+SERVICES: tuple[type[Service], ...] = (Kafka, Aws)
 ENV = HOME / "env"
 #: Tells tests which servers have to be there.
 ASKED = "MILLSTREAM_TEST_SERVICES"

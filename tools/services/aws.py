@@ -1,0 +1,183 @@
+"""What stands in for SNS and SQS: ministack and moto, each in an environment of its own, and for SQS alone ElasticMQ from Maven Central."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tools.services.service import HOME, Child, ServiceError, free_port, require_debian
+
+#: They want clients with packages of their own versions: never in the environment that tests run in.
+MINISTACK, MOTO = "ministack==1.5.33", "moto[server]==5.2.5"
+LIBS = HOME / "elasticmq-libs"
+POM = Path(__file__).with_name("elasticmq.pom.xml")
+REGION, ACCOUNT = "us-east-1", "000000000000"
+
+
+class Double:
+    """One of them, at a port that it keeps until it is cleared."""
+
+    name: str
+    variable: str
+    port = 0
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or HOME / "aws" / self.name
+        self._child = Child(self.folder, self.name)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, while it runs."""
+        return self._child.pid
+
+    @property
+    def endpoint(self) -> str:
+        """Its address, as clients of AWS take it."""
+        file = self.folder / "port"
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(str(free_port(self.port)))
+        return f"http://127.0.0.1:{file.read_text()}"
+
+    @property
+    def url(self) -> str:
+        """The same as the URL of a broker, with a key that nobody checks."""
+        return f"aws://test:test@{REGION}?endpoint={self.endpoint}"
+
+    def install(self) -> None:
+        """Have its program."""
+        raise NotImplementedError
+
+    def command(self, port: str) -> tuple[Sequence[str], Mapping[str, str]]:
+        """What is started, and what it finds in its environment."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it, and return when it answers; nothing happens if it runs."""
+        if self.pid is None:
+            command, environment = self.command(self.endpoint.rpartition(":")[2])
+            self._child.start(command, env=environment, cwd=self.folder)
+            self._child.wait_until(self._answers, self.name)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it; it forgets everything."""
+        self._child.stop(kill=kill)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.endpoint}/?Action=ListQueues&Version=2012-11-05", timeout=2):  # noqa: S310
+                return True
+        except urllib.error.HTTPError:
+            return True  # It did not like the question, but it is there.
+        except OSError:
+            return False
+
+
+class Ministack(Double):
+    """The fast one."""
+
+    name, variable, port = "ministack", "MILLSTREAM_TEST_AWS", 35001
+
+    def install(self) -> None:
+        _environment(self.name, MINISTACK)
+
+    def command(self, port: str) -> tuple[Sequence[str], Mapping[str, str]]:
+        command = [str(HOME / "ministack-env/bin/python"), "-m", "hypercorn", "ministack.app:app", "--bind", f"127.0.0.1:{port}"]
+        return command, {"GATEWAY_PORT": port, "MINISTACK_HOST": "127.0.0.1", "STATE_DIR": str(self.folder), "LOG_LEVEL": "WARNING"}
+
+
+class Moto(Double):
+    """The one that most people know; its work grows with what it holds."""
+
+    name, variable, port = "moto", "MILLSTREAM_TEST_AWS_MOTO", 35002
+
+    def install(self) -> None:
+        _environment(self.name, MOTO)
+
+    def command(self, port: str) -> tuple[Sequence[str], Mapping[str, str]]:
+        return [str(HOME / "moto-env/bin/moto_server"), "-H", "127.0.0.1", "-p", port], {}
+
+
+class ElasticMq(Double):
+    """SQS alone, and strict about its limits."""
+
+    name, variable, port = "elasticmq", "MILLSTREAM_TEST_AWS_ELASTICMQ", 35003
+
+    def install(self) -> None:
+        require_debian({"java": "openjdk-17-jre-headless", "mvn": "maven"})
+        if not any(LIBS.glob("elasticmq-server*.jar")):
+            # Beside its place and then moved, so that an interrupted download leaves nothing that looks complete.
+            partial = LIBS.with_name("elasticmq-libs.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            _run("mvn", "-B", "-q", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={partial}")
+            shutil.rmtree(LIBS, ignore_errors=True)
+            partial.rename(LIBS)
+
+    def command(self, port: str) -> tuple[Sequence[str], Mapping[str, str]]:
+        settings = self.folder / "elasticmq.conf"
+        settings.write_text(
+            f'node-address {{ protocol = http, host = "127.0.0.1", port = {port}, context-path = "" }}\n'
+            f'rest-sqs {{ enabled = true, bind-hostname = "127.0.0.1", bind-port = {port}, sqs-limits = strict }}\n'
+            "rest-stats { enabled = false }\n"
+            f'aws {{ region = "{REGION}", accountId = "{ACCOUNT}" }}\n'
+        )
+        jvm = ["-Xmx256m", "-XX:TieredStopAtLevel=1", f"-Dconfig.file={settings}"]
+        return [shutil.which("java") or "java", *jvm, "-cp", f"{LIBS}/*", "org.elasticmq.server.Main"], {}
+
+
+class Aws:
+    """All three of them: independent implementations, of which each has to do."""
+
+    name = "aws"
+
+    def __init__(self) -> None:
+        self.doubles: Sequence[Double] = (Ministack(), Moto(), ElasticMq())
+
+    def install(self) -> None:
+        for double in self.doubles:
+            double.install()
+
+    def start(self) -> None:
+        for double in self.doubles:
+            double.start()
+
+    def stop(self, *, kill: bool = False) -> None:
+        for double in self.doubles:
+            double.stop(kill=kill)
+
+    def is_running(self) -> bool:
+        return all(double.pid is not None for double in self.doubles)
+
+    def clear(self) -> None:
+        shutil.rmtree(HOME / "aws", ignore_errors=True)
+
+    def env(self) -> Mapping[str, str]:
+        return {double.variable: double.url for double in self.doubles}
+
+
+def _environment(name: str, requirement: str) -> None:
+    """Have a Python environment with one package, and nothing of ours."""
+    place = HOME / f"{name}-env"
+    mark = place / "installed"
+    if mark.exists() and mark.read_text() == requirement:
+        return
+    ours = Path(__file__).parents[2] / ".venv-uv/bin/uv"
+    uv = shutil.which("uv") or (str(ours) if ours.exists() else "")
+    if not uv:
+        raise ServiceError("uv is missing, which makes environments: `make .venv-uv/bin/uv`, or see https://docs.astral.sh/uv")
+    shutil.rmtree(place, ignore_errors=True)
+    _run(uv, "venv", "--quiet", "--python", sys.executable, str(place))
+    _run(uv, "pip", "install", "--quiet", "--python", str(place / "bin/python"), requirement)
+    mark.write_text(requirement)
+
+
+def _run(*command: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not re.fullmatch("VIRTUAL_ENV|PYTHONPATH", name)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode != 0:
+        raise ServiceError(f"{' '.join(command[:3])} ... failed with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")

@@ -3,7 +3,7 @@
 import os
 
 #: Ids drawn from the system at a time.
-_MANY = 256
+_MANY = 1024
 _pool: list[bytes] = []
 
 

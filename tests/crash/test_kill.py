@@ -30,7 +30,7 @@ ESSENTIAL = {
         "await execute",
     ],
     "two": [
-        "await publish_many _append",
+        "await publish_many sqlite.py",
         "commit effect store_inbox store_outbox",
         "synced effect store_inbox store_outbox",
         "commit broker_mark broker_page",

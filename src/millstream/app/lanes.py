@@ -8,9 +8,9 @@ from typing import Any
 
 from millstream.app.judge import Judge
 from millstream.app.threads import Threads
-from millstream.app.transactions import Clerk, Transactions
+from millstream.app.transactions import Clerk, Transactions, is_not_the_handlers
 from millstream.app.work import IN_HAND, Job, Work
-from millstream.contracts.errors import FencedError, HandlerTimeoutError, StoreError
+from millstream.contracts.errors import HandlerTimeoutError
 from millstream.core.clock import Clock
 from millstream.core.handler import Handler
 
@@ -263,7 +263,7 @@ class Lanes:
                 raise error
         if isinstance(error, GeneratorExit):
             raise error
-        if isinstance(error, (StoreError, FencedError)):
+        if is_not_the_handlers(error):
             self._clerk.trouble(error)
             return
         for work in lane.works:

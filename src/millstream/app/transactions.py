@@ -95,11 +95,19 @@ class Lent(msgspec.Struct, eq=False):
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; give its rows."""
-        return self._turns.use(self).execute(sql, params)
+        try:
+            return self._turns.use(self).execute(sql, params)
+        except StoreError as error:
+            error.in_transaction = True
+            raise
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run one statement for each row."""
-        self._turns.use(self).executemany(sql, rows)
+        try:
+            self._turns.use(self).executemany(sql, rows)
+        except StoreError as error:
+            error.in_transaction = True
+            raise
 
 
 class Transactions:
@@ -180,7 +188,7 @@ class Transactions:
         except BaseException as error:
             self._leave(lent, job.works, keep=False)
             failed, verdicts = True, []
-            if not lent.lost and (len(job.works) == 1 or _is_not_the_handlers(error, task)):
+            if not lent.lost and (len(job.works) == 1 or _interrupts(error, task)):
                 raise
         else:
             self._leave(lent, job.works, keep=not failed)
@@ -261,6 +269,8 @@ class Transactions:
                     self._open.rollback()
             except BaseException as error:
                 self._give_up(error)
+                if isinstance(error, StoreError):
+                    error.in_transaction = True
                 raise
             self._call_next()
         if self._open is not None:
@@ -337,7 +347,7 @@ class Transactions:
             try:
                 await self.run_batch(single)
             except BaseException as error:  # a handler's SystemExit must not end the worker
-                if _is_not_the_handlers(error, task):
+                if _interrupts(error, task):
                     raise
                 self._judge.judge(single, [error])
             work.worked = monotonic() - started
@@ -393,7 +403,7 @@ class Transactions:
             verdicts = self._judge.verdicts(job, handler.call(job.argument, job.context, lent))
             failed = not all(type(verdict) is list for verdict in verdicts)
         except BaseException as error:
-            if len(job.works) == 1 or isinstance(error, (StoreError, FencedError)):
+            if len(job.works) == 1 or is_not_the_handlers(error):
                 lent.end(None)
                 raise
             failed, verdicts = True, []
@@ -413,9 +423,9 @@ class Transactions:
             single = Job(job.handler, [work], job.group, job)
             try:
                 finishes.append(self.in_thread(single))
-            except (StoreError, FencedError):
-                raise
             except Exception as error:
+                if is_not_the_handlers(error):
+                    raise
                 finishes.append(lambda single=single, error=error: self._judge.judge(single, [error]))
 
         def finish() -> None:
@@ -459,6 +469,9 @@ class _Threaded:
                     self._open = self._store.begin_now()
                     self._since = self._clock.monotonic()
                 yield self._open
+        except StoreError as error:
+            error.in_transaction = True
+            raise
         finally:
             if self._taken:
                 self._roll_back()
@@ -499,19 +512,28 @@ class _Threaded:
             transaction.end(commit=False)
             return False
         try:
-            transaction.apply(page)
-        except BaseException:
-            transaction.end(commit=False)
+            try:
+                transaction.apply(page)
+            except BaseException:
+                transaction.end(commit=False)
+                raise
+            transaction.end(commit=True).wait()
+        except StoreError as error:
+            error.in_transaction = True
             raise
-        transaction.end(commit=True).wait()
         return True
 
 
-def _is_not_the_handlers(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
-    """Whether it says nothing of the deliveries: the store failed, or the lane is interrupted."""
+def is_not_the_handlers(error: BaseException) -> bool:
+    """Whether it says nothing of the deliveries: their transaction failed, or they are another's now."""
+    return isinstance(error, (FencedError, GeneratorExit)) or (isinstance(error, StoreError) and error.in_transaction)
+
+
+def _interrupts(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """The same, or that the lane is interrupted."""
     if isinstance(error, asyncio.CancelledError):
         return task is not None and task.cancelling() > 0
-    return isinstance(error, (StoreError, FencedError, GeneratorExit))
+    return is_not_the_handlers(error)
 
 
 def _not_cancelled(task: asyncio.Task[Any] | None) -> None:

@@ -87,6 +87,9 @@ class FencedError(MillstreamError):
 class StoreError(MillstreamError):
     """The store refused or failed."""
 
+    in_transaction = False
+    """Whether it was the Transaction of a handler; any other that a handler lets out is a failure of that handler."""
+
 
 class StatementError(MillstreamError):
     """The service's own SQL was refused: a mistake in it, or a constraint of the service's tables. The store is well."""

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 
 from tools.services.aws import Aws
 from tools.services.kafka import Kafka
+from tools.services.rabbitmq import RabbitMQ
 from tools.services.service import HOME, Service, ServiceError
 
-SERVICES: tuple[type[Service], ...] = (Kafka, Aws)
+SERVICES: tuple[type[Service], ...] = (Kafka, RabbitMQ, Aws)
 ENV = HOME / "env"
 #: Tells tests which servers have to be there.
 ASKED = "MILLSTREAM_TEST_SERVICES"

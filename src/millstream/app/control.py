@@ -205,7 +205,8 @@ class Control:
                     reason=f"restored: {operation.reason} ({operation.by})",
                 )
             )
-        await self._store.commit(Page(group=operation.group, park=pages))
+        page = Page(group=operation.group, restore=pages)
+        await self._store.commit(page)
         if pages:
             await self._reporter.retell()
-        return f"{len(pages)} of {len(operation.events)}"
+        return f"{len(pages) - len(page.already)} of {len(operation.events)}"

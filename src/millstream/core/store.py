@@ -90,8 +90,11 @@ class Page(msgspec.Struct, kw_only=True):
     events: list[Envelope] = msgspec.field(default_factory=list[Envelope])
     park: list[Parked] = msgspec.field(default_factory=list[Parked])
     """New ones (id 0) are added, others replaced."""
+    restore: list[Parked] = msgspec.field(default_factory=list[Parked])
+    """New ones as well, of events that are marked as handled because an operator discarded them: added unless they are parked."""
     already: list[Parked] = msgspec.field(default_factory=list[Parked])
-    """Set by the commit: those of `park` that were not added, since their event was handled or parked before."""
+    """Set by the commit: those of `park` that were not added, since their event was handled or parked before, and those of
+    `restore` that were parked before."""
     unpark: list[int] = msgspec.field(default_factory=list[int])
     suspects: dict[tuple[Partition, int], int] = msgspec.field(default_factory=dict[tuple[Partition, int], int])
     """How often the handling of a position began and never ended; 0 forgets it."""
@@ -100,7 +103,8 @@ class Page(msgspec.Struct, kw_only=True):
 
     def is_empty(self) -> bool:
         """Tell whether a commit would change nothing."""
-        return not (self.positions or self.marks or self.first or self.events or self.park or self.unpark or self.suspects or self.requests)
+        changes = (self.positions, self.marks, self.first, self.events, self.park, self.restore, self.unpark, self.suspects, self.requests)
+        return not any(changes)
 
 
 RequestKind = Literal["redrive", "discard", "repair"]

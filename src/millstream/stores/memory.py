@@ -420,6 +420,7 @@ class MemoryTransaction:
             handled = parked.id == 0 and (page.group, page.generation, _mark_of(parked)) in tables.inbox
             if handled or not self.park(parked):
                 page.already.append(parked)
+        page.already += [parked for parked in page.restore if not self.park(parked)]
         for id_ in page.unpark:
             self.unpark(id_)
         for (partition, position), count in page.suspects.items():

@@ -180,6 +180,7 @@ class SqliteStore:
         for parked in page.park:
             if self._inbox.knows(connection, parked, page.generation) or not self._parked.put(connection, parked):
                 page.already.append(parked)
+        page.already += [parked for parked in page.restore if not self._parked.put(connection, parked)]
         self._parked.remove(connection, page.unpark)
         for (partition, position), count in page.suspects.items():
             where = (page.group, partition.topic, partition.number, position)

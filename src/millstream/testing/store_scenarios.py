@@ -261,6 +261,21 @@ class StoreScenarios(WorkerGround):
             assert await store.handled("g", 0, asked) == {*(Mark("/s", id_) for id_ in ids[1:]), Mark("/p", "a\x00b")}
 
     @promised()
+    async def test_what_was_discarded_can_be_parked_again(self) -> None:
+        """Though it is marked as handled, so that no duplicate of it is; and once only."""
+        async with self.opened() as (_, store):
+            discarded = self.parked("a", state="dead")
+            assert discarded.envelope is not None
+            await store.commit(Page(group="g", marks=[Mark(discarded.envelope.source, discarded.envelope.id)]))
+
+            pages = [Page(group="g", restore=[discarded]) for _ in range(2)]
+            for page in pages:
+                await store.commit(page)
+
+            assert [page.already for page in pages] == [[], [discarded]]
+            assert [row.state for row in await store.parked("g")] == ["dead"]
+
+    @promised()
     async def test_parked_deliveries_keep_everything(self) -> None:
         """Envelope or bytes, attempts, times, error, reason and stack come back as they were, each under an id that rises."""
         async with self.opened() as (_, store):

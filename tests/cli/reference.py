@@ -120,6 +120,7 @@ SHAPES = {
         "`group`, `done`, `effects`, `again`, `skipped`, `running`, "
         "`partitions` (`topic`, `number`, `committed`, `to`, `again`, `skipped`)",
     ),
+    "bridge": ("bridge", "`source`, `target`, `group`, `events`, `skipped`, `topics`, `seconds`"),
     "backup": ("backup", "`source`, `destination`, `bytes`, `seconds`"),
     "doctor": ("doctor", "`ok`, `checks`: `name`, `verdict`, `found`, `fix`; a `verdict` is `ok`, `warning` or `failed`"),
     "bench": ("bench", "`folder`, `figures`: `name`, `events`, `seconds`, `per_second`, `median`"),

@@ -182,6 +182,22 @@ def test_a_replay_says_from_where_exactly_once(millstream: Run, work: Work, serv
     assert millstream("replay", "desk.accept", *flags, "--app", f"{service}:app").code == 2
 
 
+def test_a_bridge_copies_what_is_there_and_says_how_much(millstream: Run, folder: Path) -> None:
+    """As words and as JSON; run again it goes on, and it makes no source that is not there."""
+    for number in range(3):
+        millstream("publish", "order.placed", "--broker", "sqlite:///old.db", "--key", "k", "--data", f'{{"n": {number}}}')
+
+    first = millstream("bridge", "sqlite:///old.db", "sqlite:///new.db", "-o", "json")
+    again = millstream("bridge", "sqlite:///old.db", "sqlite:///new.db")
+    nothing = millstream("bridge", "sqlite:///odl.db", "sqlite:///new.db")
+    there = millstream("tail", "--broker", "sqlite:///new.db", "--format", "{data.n}")
+
+    assert (first.json["events"], first.json["topics"], first.json["skipped"]) == (3, {"order.placed": 3}, 0)
+    assert (again.code, again.out[:16]) == (0, "0 events copied ")
+    assert (nothing.code, "odl.db does not exist" in nothing.err, (folder / "odl.db").exists()) == (3, True, False)
+    assert there.out.split() == ["0", "1", "2"]
+
+
 def test_a_backup_is_a_whole_file_and_replaces_none(millstream: Run, work: Work, service: str, folder: Path) -> None:
     """The copy can be opened in the original's place."""
     work("a", "bad")

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "publish": ("millstream.cli.publish:publish", ACT),
     "dlq": ("millstream.cli.dlq:app", ACT),
     "replay": ("millstream.cli.replay:replay", ACT),
+    "bridge": ("millstream.cli.bridge:bridge", CARE),
     "backup": ("millstream.cli.backup:backup", CARE),
     "doctor": ("millstream.cli.doctor:doctor", CARE),
     "bench": ("millstream.cli.bench:bench", CARE),

@@ -109,7 +109,7 @@ async def test_the_map_is_walked_along_its_edges(visit: Visit) -> None:
     await expect(inspector).to_be_visible()
     chosen = await page.locator(".stage [data-node]:focus").get_attribute("aria-label")
     assert chosen is not None
-    assert chosen.startswith("Handler")
+    assert ", handler, of " in chosen
     await press(page, "Escape")
     await expect(inspector).to_have_count(0)
 

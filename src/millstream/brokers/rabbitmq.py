@@ -1,0 +1,504 @@
+"""RabbitMQ as a broker; see docs/how-to/run-on-rabbitmq.md."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import structs
+
+from millstream.brokers import rabbitmq_amqp as amqp
+from millstream.brokers import rabbitmq_broadcast
+from millstream.brokers.rabbitmq_broadcast import RabbitListener
+from millstream.brokers.rabbitmq_connection import DIFFERENT, NOT_FOUND, Channel, Connection, RefusedError
+from millstream.brokers.rabbitmq_publisher import Outgoing, RabbitPublisher
+from millstream.brokers.rabbitmq_register import GroupRecord, RabbitRegister, Register, TopicRecord
+from millstream.brokers.rabbitmq_settings import RabbitSettings, settings_of
+from millstream.brokers.rabbitmq_subscription import RabbitSubscription
+from millstream.brokers.rabbitmq_wire import RabbitReader, event_content, message_content, route_of
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError, StoreMismatchError, TooLargeError
+from millstream.contracts.partition import murmur2, partition_of
+from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
+
+DEFAULT_PARTITIONS = 8
+#: The largest body, which is what RabbitMQ 4 takes unless it is told otherwise.
+LARGEST = 16 << 20
+#: The longest name that AMQP has.
+LONGEST_NAME = 255
+#: Exchanges and queues of ours begin so, and of RabbitMQ's own.
+INTERNAL = ("millstream.", "amq.")
+UNKNOWN = Figure(None, "unknown")
+
+
+class RabbitBroker:
+    """Topics as exchanges, and groups as queues, of RabbitMQ."""
+
+    features = Features(ordered=True, durable=True, shared=True, broadcast=True, largest=LARGEST)
+
+    def __init__(
+        self, url: str, *, micros: Callable[[], int] = lambda: time.time_ns() // 1000, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings: RabbitSettings = settings_of(url)
+        self._micros = micros
+        self._monotonic = monotonic
+        self._reader = RabbitReader(self._settings.vhost)
+        self._connection: Connection | None = None
+        self._topics: dict[str, TopicRecord] = {}
+        """Those that are known to be there."""
+        self._exchanges: set[str] = set()
+        """Those that were declared since this broker was opened."""
+        self._subscriptions: set[RabbitSubscription] = set()
+        self._listeners: set[RabbitListener] = set()
+
+    @property
+    def name(self) -> str:
+        """Its URL without secrets."""
+        return self._settings.name
+
+    async def __aenter__(self) -> Self:
+        self._connecting = asyncio.Lock()
+        self._topics, self._exchanges = {}, set()
+        self._publisher = RabbitPublisher(self._settings, self._connected, self._forget_topic)
+        self._register = RabbitRegister(self.name, self._connected, self._publish_one, _queue_arguments)
+        await self._connected()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        for part in (*self._subscriptions, *self._listeners):
+            await part.close()
+        await self._publisher.close()
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def _connected(self) -> Connection:
+        """The connection for everything but consuming, made anew when it was lost."""
+        async with self._connecting:
+            if self._connection is None or self._connection.lost is not None:
+                self._connection = await Connection.connect(self._settings, name=f"millstream {_process()}")
+            return self._connection
+
+    async def _channel(self) -> Channel:
+        return await (await self._connected()).channel()
+
+    # Topics and groups
+
+    async def declare(self, topics: Sequence[Topic], groups: Sequence[Group]) -> None:
+        wanted = {topic.name: topic for topic in topics}
+        for group in groups:
+            for name in group.topics:
+                wanted.setdefault(name, Topic(name=name))
+        for topic in wanted.values():
+            _check_topic(topic)
+        for group in groups:
+            self._check_group(group)
+        register = await self._register.read()
+        _verify(register, wanted.values(), groups, self.name)
+        for name in wanted:
+            await self._declare_exchange(name)
+
+        def decide(register: Register) -> Register:
+            _verify(register, wanted.values(), groups, self.name)
+            return _with_topics(register, wanted.values())
+
+        register = decide(register) if decide(register) == register else await self._register.change(decide)
+        self._topics.update({name: register.topics[name] for name in wanted})
+        if groups:
+            await self._declare_groups(register, groups)
+
+    def _check_group(self, group: Group) -> None:
+        if group.start == "earliest":
+            raise ConfigurationError(
+                f"group {group.name!r} asks for what was published before it, and {self.name} has queues, which keep nothing for those who "
+                "come later. Declare it with start='latest', or use a broker that keeps history."
+            )
+        for name in group.topics:
+            queue = _queue_of(group.name, Partition(name, 9999))
+            if len(f"{queue}:claim".encode()) > LONGEST_NAME:
+                raise ConfigurationError(
+                    f"group {group.name[:80]!r} and topic {name[:80]!r} have names that are together longer than a queue's may be "
+                    f"({LONGEST_NAME} bytes). Shorten one."
+                )
+
+    async def _declare_exchange(self, name: str) -> None:
+        if name in self._exchanges:
+            return
+        others = _others_of(name)
+        async with await self._channel() as channel:
+            try:
+                # What comes with another routing key than a partition's goes to the first partition.
+                await channel.declare_exchange(others, "fanout")
+                await channel.declare_exchange(name, "topic", {"alternate-exchange": others})
+            except RefusedError as error:
+                if error.code != DIFFERENT:
+                    raise
+                raise ConfigurationError(
+                    f"topic {name!r} cannot be had on {self.name}, because an exchange of this name is there and is another's: {error.text}. "
+                    "Choose another name, or remove the exchange."
+                ) from error
+        self._exchanges.add(name)
+
+    async def _declare_groups(self, register: Register, groups: Sequence[Group]) -> None:
+        for group in groups:
+            known = register.groups.get(group.name)
+            topics = tuple(dict.fromkeys((*(known.topics if known else ()), *group.topics)))
+            for name in topics:
+                await self._declare_queues(group.name, name, register.topics[name].partitions)
+
+        def decide(register: Register) -> Register:
+            _verify(register, (), groups, self.name)
+            return _with_groups(register, groups)
+
+        if decide(register) != register:
+            await self._register.change(decide)
+
+    async def _declare_queues(self, group: str, topic: str, partitions: int) -> None:
+        """Have the group's queues of a topic, filled from now on."""
+        connection = await self._connected()
+        async with await connection.channel() as channel:
+            names = [_queue_of(group, Partition(topic, number)) for number in range(partitions)]
+            asked = [channel.ask_queue(name, _group_arguments(connection)) for name in names]
+            asked += [channel.ask_binding(name, topic, route_of(number)) for number, name in enumerate(names)]
+            # Last: before its queues take what is theirs, nothing of it may seem to be somebody else's.
+            asked.append(channel.ask_binding(names[0], _others_of(topic)))
+            try:
+                await _all(channel, asked)
+            except RefusedError as error:
+                if error.code == NOT_FOUND:
+                    self._forget_topic(topic)
+                if error.code != DIFFERENT:
+                    raise
+                raise ConfigurationError(
+                    f"group {group!r}: a queue of it is on {self.name} with other settings than it needs: {error.text}. Let it run empty, "
+                    f"remove the group (`millstream groups forget {group}`), and start again."
+                ) from error
+
+    async def topics(self) -> Sequence[Topic]:
+        register = await self._register.read()
+        return [register.topics[name].topic(name) for name in sorted(register.topics)]
+
+    async def groups(self) -> Sequence[Group]:
+        register = await self._register.read()
+        return [register.groups[name].group(name) for name in sorted(register.groups)]
+
+    async def forget(self, group: str) -> None:
+        register = await self._register.read()
+        record = register.groups.get(group)
+        if record is None:
+            return
+
+        def decide(register: Register) -> Register:
+            return structs.replace(register, groups={name: known for name, known in register.groups.items() if name != group})
+
+        await self._register.change(decide)
+        async with await self._channel() as channel:
+            await _all(channel, [channel.ask_deletion(queue) for queue in _queues_of(group, record, register).values()])
+
+    def _forget_topic(self, name: str) -> None:
+        self._topics.pop(name, None)
+        self._exchanges.discard(name)
+
+    async def _ensure(self, name: str) -> None:
+        """Know a topic; who publishes to a new one makes it."""
+        if name not in self._topics or name not in self._exchanges:
+            await self.declare([Topic(name=name)], [])
+
+    # Publishing
+
+    async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
+        if origin is not None:
+            raise ConfigurationError(f"{self.name} keeps no marks of relays: publish without origin=; the inbox absorbs what is repeated.")
+        problems = await self._know({e.topic for e in envelopes})
+        results: list[MillstreamError | None] = [None] * len(envelopes)
+        messages: list[Outgoing] = []
+        places: list[int] = []
+        for index, e in enumerate(envelopes):
+            record = self._topics.get(e.topic)
+            if record is None:
+                results[index] = problems[e.topic]
+                continue
+            try:
+                content = event_content(e)
+                _check_size(f"event {e.id} ({e.type})", content)
+            except MillstreamError as error:
+                results[index] = error
+                continue
+            key = e.id if e.key is None else e.key
+            messages.append(Outgoing(e.topic, route_of(partition_of(key, record.partitions)), content))
+            places.append(index)
+        await self._send(messages, places, results)
+        return _in_order(results, [(e.topic, e.key) for e in envelopes])
+
+    async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
+        problems = await self._know({message.topic for message in messages})
+        results: list[MillstreamError | None] = [None] * len(messages)
+        outgoing: list[Outgoing] = []
+        places: list[int] = []
+        for index, message in enumerate(messages):
+            record = self._topics.get(message.topic)
+            if record is None:
+                results[index] = problems[message.topic]
+                continue
+            try:
+                content = message_content(message)
+                _check_size("a message", content)
+            except MillstreamError as error:
+                results[index] = error
+                continue
+            # Without a key it goes where its body says: as good a place as any, and always the same.
+            number = (murmur2(message.body if message.key is None else message.key) & 0x7FFFFFFF) % record.partitions
+            outgoing.append(Outgoing(message.topic, route_of(number), content))
+            places.append(index)
+        await self._send(outgoing, places, results)
+        return _in_order(results, [(message.topic, message.key) for message in messages])
+
+    async def _send(self, messages: Sequence[Outgoing], places: Sequence[int], results: list[MillstreamError | None]) -> None:
+        for place, result in zip(places, await self._publisher.send(messages), strict=True):
+            results[place] = result
+
+    async def _publish_one(self, message: Outgoing) -> MillstreamError | None:
+        (result,) = await self._publisher.send([message])
+        return result
+
+    async def _know(self, names: set[str]) -> dict[str, MillstreamError]:
+        """Have topics that can be published to; why not, of those that cannot."""
+        problems: dict[str, MillstreamError] = {}
+        for name in names:
+            if name not in self._topics:
+                try:
+                    await self._ensure(name)
+                except MillstreamError as error:
+                    problems[name] = error
+        return problems
+
+    async def relayed(self, store: str) -> int:
+        return 0
+
+    # Consuming
+
+    async def open(self, group: str, member: str = "") -> RabbitSubscription:
+        record, register = await self._record(group)
+        member = member or _process()
+        connection = await Connection.connect(self._settings, name=f"millstream {group} {member}")
+        subscription = RabbitSubscription(
+            group,
+            member,
+            _queues_of(group, record, register),
+            connection=connection,
+            reader=self._reader,
+            closed=self._subscriptions.discard,
+            monotonic=self._monotonic,
+            micros=self._micros,
+        )
+        try:
+            await subscription.begin()
+        except BaseException:
+            connection.abort()
+            raise
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def _record(self, group: str) -> tuple[GroupRecord, Register]:
+        register = await self._register.read()
+        record = register.groups.get(group)
+        if record is None:
+            raise BrokerError(f"there is no group {group!r} on {self.name}; declare it first.")
+        return record, register
+
+    async def read(self, partition: Partition, position: int, most: int) -> Sequence[Delivery]:
+        raise self._no_history("history cannot be read")
+
+    def _no_history(self, what: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.name}: {what}, because a queue keeps nothing that was handled. Use a broker that keeps history, such as Kafka or sqlite:///."
+        )
+
+    # Telling every process
+
+    async def broadcast(self, body: bytes) -> None:
+        await self._make_broadcast()
+        message = Outgoing(rabbitmq_broadcast.EXCHANGE, "", (b"", b"", body), mandatory=False)
+        error = await self._publish_one(message)
+        if error is not None:
+            raise error
+
+    async def listen(self) -> RabbitListener:
+        await self._make_broadcast()
+        listener = RabbitListener(self._listeners.discard)
+        await listener.begin(await self._connected())
+        self._listeners.add(listener)
+        return listener
+
+    async def _make_broadcast(self) -> None:
+        if rabbitmq_broadcast.EXCHANGE not in self._exchanges:
+            async with await self._channel() as channel:
+                await channel.declare_exchange(rabbitmq_broadcast.EXCHANGE, "fanout")
+            self._exchanges.add(rabbitmq_broadcast.EXCHANGE)
+
+    # Where groups stand
+
+    async def bounds(self, topic: str) -> Sequence[tuple[Partition, int, int]]:
+        raise self._no_history(f"topic {topic!r} has no positions")
+
+    async def positions(self, group: str) -> Sequence[PartitionState]:
+        record, register = await self._record(group)
+        queues = _queues_of(group, record, register)
+        async with await self._channel() as channel:
+            asked = [channel.ask_queue(name, passive=True) for name in queues.values()]
+            try:
+                answers = await _all(channel, asked)
+            except RefusedError as error:
+                if error.code != NOT_FOUND:
+                    raise
+                raise BrokerError(f"group {group!r}: a queue of it is missing on {self.name}: {error.text}. Declare it again.") from error
+        return [
+            self._state(group, partition, *amqp.read_declared(answer)[1:]) for partition, answer in zip(queues, answers, strict=True)
+        ]
+
+    def _state(self, group: str, partition: Partition, ready: int, consumers: int) -> PartitionState:
+        claims = [(s, claim) for s in self._subscriptions if s.group == group and (claim := s.claims.get(partition)) is not None]
+        # What a member of another process has in hand is not counted by anybody.
+        known = sum(len(claim.hand) + len(claim.waiting) + len(claim.back) for _, claim in claims)
+        times = [d.envelope.time for _, claim in claims for d in claim.hand.values() if d.envelope is not None and d.envelope.time]
+        return PartitionState(
+            partition=partition,
+            committed=UNKNOWN,
+            head=UNKNOWN,
+            oldest=Figure(min(times), "estimated") if times else UNKNOWN,
+            owner=claims[0][0].member if claims else None,
+            waiting=Figure(ready + known, "estimated" if consumers else "exact"),
+        )
+
+    async def seek(self, group: str, positions: Sequence[tuple[Partition, int]]) -> None:
+        raise self._no_history(f"group {group!r} cannot be moved")
+
+    async def position_at(self, partition: Partition, micros: int) -> int:
+        raise self._no_history(f"topic {partition.topic!r} has no positions")
+
+    async def retain(self, topic: str, *, force: bool = False) -> int:
+        """A queue holds nothing but what its group has not handled: there is nothing to remove."""
+        return 0
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _queue_of(group: str, partition: Partition) -> str:
+    """The queue of a group's partition; a colon in a name is written as %3A, so that no two have the same."""
+    return f"{_plain(group)}:{_plain(partition.topic)}:{partition.number}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("%", "%25").replace(":", "%3A")
+
+
+def _queues_of(group: str, record: GroupRecord, register: Register) -> dict[Partition, str]:
+    return {
+        (partition := Partition(topic, number)): _queue_of(group, partition)
+        for topic in record.topics
+        if topic in register.topics
+        for number in range(register.topics[topic].partitions)
+    }
+
+
+def _others_of(topic: str) -> str:
+    """The exchange for what comes with another routing key than a partition's."""
+    return f"millstream.others:{topic}"
+
+
+def _queue_arguments(connection: Connection) -> dict[str, Any]:
+    """A queue that is kept by most of the servers, and from which nothing is dropped however often it is delivered."""
+    # Older servers have no limit unless they are given one, and do not know how to say so.
+    limit = {"x-delivery-limit": -1} if connection.version >= (4, 0) else {}
+    return {"x-queue-type": "quorum", **limit}
+
+
+def _group_arguments(connection: Connection) -> dict[str, Any]:
+    return {**_queue_arguments(connection), "x-single-active-consumer": True}
+
+
+async def _all(channel: Channel, asked: "Sequence[asyncio.Future[bytes]]") -> list[bytes]:
+    """The answers to all of these; raises the first refusal."""
+    await asyncio.wait(asked) if asked else None
+    return [await channel.answer(future) for future in asked]
+
+
+def _check_topic(topic: Topic) -> None:
+    if not topic.name:
+        raise ConfigurationError("a topic has no name, and an event could not be published to it; give it one")
+    if topic.name.startswith(INTERNAL):
+        raise ConfigurationError(f"topic {topic.name!r} begins like an internal name of RabbitMQ or Millstream. Choose another name.")
+    if len(_others_of(topic.name).encode()) > LONGEST_NAME:
+        raise ConfigurationError(
+            f"topic {topic.name[:80]!r}... is longer than the name of an exchange may be ({LONGEST_NAME} bytes, and some are needed). Shorten it."
+        )
+    if topic.partitions is not None and topic.partitions < 1:
+        raise ConfigurationError(f"topic {topic.name!r}: {topic.partitions} partitions hold nothing; a topic has at least one")
+
+
+def _check_size(what: str, content: tuple[bytes, bytes, bytes]) -> None:
+    content_type, headers, body = content
+    if len(body) > LARGEST:
+        raise TooLargeError(f"{what} has {len(body)} bytes, and this broker takes {LARGEST}. Publish a reference to large data.")
+    if amqp.header_size(content_type, headers) > 131_072 - amqp.AROUND:
+        raise TooLargeError(f"{what} has {len(headers)} bytes of attributes, and RabbitMQ takes 128 KiB at most. Put them into the body.")
+
+
+def _verify(register: Register, topics: "Sequence[Topic] | Any", groups: Sequence[Group], name: str) -> None:
+    """Refuse what differs from what is known."""
+    for topic in topics:
+        known = register.topics.get(topic.name)
+        if known is not None and topic.partitions not in (None, known.partitions):
+            raise ConfigurationError(
+                f"topic {topic.name!r} on {name} has {known.partitions} partitions, not {topic.partitions}: another number would give keys "
+                "another place. Declare the number it has, or use a new topic."
+            )
+    for group in groups:
+        record = register.groups.get(group.name)
+        if record is not None and record.store and group.store and record.store != group.store:
+            raise StoreMismatchError(
+                f"group {group.name!r} keeps its progress in the store {record.store}, and this one is {group.store}: two stores would each "
+                f"take the group for theirs. Open the store it had, or remove the group (`millstream groups forget {group.name}`) and let "
+                "it begin anew."
+            )
+
+
+def _with_topics(register: Register, topics: "Sequence[Topic] | Any") -> Register:
+    known = dict(register.topics)
+    for topic in topics:
+        record = known.get(topic.name) or TopicRecord(partitions=topic.partitions or DEFAULT_PARTITIONS)
+        if topic.retain_seconds is not None:
+            record = structs.replace(record, retain_seconds=topic.retain_seconds)
+        if topic.retain_bytes is not None:
+            record = structs.replace(record, retain_bytes=topic.retain_bytes)
+        known[topic.name] = record
+    return structs.replace(register, topics=known)
+
+
+def _with_groups(register: Register, groups: Sequence[Group]) -> Register:
+    known = dict(register.groups)
+    for group in groups:
+        record = known.get(group.name)
+        topics = tuple(dict.fromkeys((*(record.topics if record else ()), *group.topics)))
+        known[group.name] = GroupRecord(topics=topics, start=group.start, store=group.store or (record.store if record else None))
+    return structs.replace(register, groups=known)
+
+
+def _in_order(results: list[MillstreamError | None], keys: Sequence[tuple[str, Any]]) -> list[MillstreamError | None]:
+    """After one that failed, later ones of its key have failed too: whoever publishes them again turns nothing round."""
+    if not any(results):
+        return results
+    failed: set[tuple[str, Any]] = set()
+    for index, key in enumerate(keys):
+        if results[index] is not None:
+            failed.add(key)
+        elif key in failed and key[1] is not None:
+            results[index] = BrokerError("an event of its key before it was not published: publish both again, under the same ids")
+    return results

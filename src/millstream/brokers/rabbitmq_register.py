@@ -1,0 +1,164 @@
+"""What RabbitMQ does not remember: which topics and groups there are, and which store keeps a group's progress."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import msgspec
+
+from millstream.brokers.rabbitmq_connection import LOCKED, NOT_FOUND, Channel, Connection, RefusedError
+from millstream.brokers.rabbitmq_publisher import Outgoing
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, MillstreamError
+from millstream.core.broker import Group, Topic
+
+#: A queue that holds one message: everything that is known.
+QUEUE = "millstream.register"
+#: Whoever has this queue, which only one connection can have, may look and change.
+LOCK = "millstream.register.lock"
+#: Seconds to wait for the register while others have it, and for its message when its last reader died with it in hand.
+PATIENCE = 30.0
+RETURNS = 5.0
+
+
+class TopicRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A topic that was made."""
+
+    partitions: int
+    retain_seconds: float | None = None
+    retain_bytes: int | None = None
+
+    def topic(self, name: str) -> Topic:
+        """It, as the port says it."""
+        return Topic(name=name, partitions=self.partitions, retain_seconds=self.retain_seconds, retain_bytes=self.retain_bytes)
+
+
+class GroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A group that was declared."""
+
+    topics: tuple[str, ...]
+    start: Literal["latest", "earliest"] = "latest"
+    store: str | None = None
+
+    def group(self, name: str) -> Group:
+        """It, as the port says it."""
+        return Group(name=name, topics=self.topics, start=self.start, store=self.store)
+
+
+class Register(msgspec.Struct, frozen=True):
+    """Everything that is known, and how often it was changed."""
+
+    version: int = 0
+    topics: dict[str, TopicRecord] = {}
+    groups: dict[str, GroupRecord] = {}
+
+
+Publish = Callable[[Outgoing], Awaitable[MillstreamError | None]]
+
+
+class RabbitRegister:
+    """Reads and changes the register, one process at a time."""
+
+    def __init__(self, name: str, connect: Callable[[], Awaitable[Connection]], publish: Publish, arguments: Callable[[Connection], dict[str, Any]]) -> None:
+        self._name = name
+        self._connect = connect
+        self._publish = publish
+        self._arguments = arguments
+        self._using = asyncio.Lock()
+        self._made = False
+
+    async def read(self) -> Register:
+        """All of it, as of now."""
+        return await self._locked(None)
+
+    async def change(self, decide: Callable[[Register], Register]) -> Register:
+        """Write what `decide` makes of it, unless that is the same; nobody else changes anything meanwhile."""
+        return await self._locked(decide)
+
+    async def _locked(self, decide: Callable[[Register], Register] | None) -> Register:
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        async with self._using:
+            while True:
+                connection = await self._connect()
+                async with await connection.channel() as channel:
+                    try:
+                        await channel.queue(LOCK, exclusive=True)
+                    except RefusedError as error:
+                        if error.code != LOCKED:
+                            raise
+                    else:
+                        try:
+                            return await self._use(connection, channel, decide)
+                        finally:
+                            with contextlib.suppress(MillstreamError):
+                                await self._unlock(connection)
+                if asyncio.get_running_loop().time() > deadline:
+                    raise BrokerUnavailableError(
+                        f"{self._name}: another process has had the register of topics and groups for {PATIENCE:g} s. "
+                        "Look for one that hangs; the same call may succeed later."
+                    )
+                await asyncio.sleep(random.uniform(0.002, 0.03))  # noqa: S311 - so that two do not meet again
+
+    async def _unlock(self, connection: Connection) -> None:
+        # On a channel of its own: what was asked before may have closed the other.
+        async with await connection.channel() as channel:
+            await channel.answer(channel.ask_deletion(LOCK))
+
+    async def _use(self, connection: Connection, channel: Channel, decide: Callable[[Register], Register] | None) -> Register:
+        if not self._made and not await self._exists(connection):
+            if decide is None:
+                return Register()
+            await channel.queue(QUEUE, arguments=self._arguments(connection))
+            await self._write(Register())
+        self._made = True
+        tags, register = await self._take(channel)
+        changed = register if decide is None else decide(register)
+        if changed is register or changed == register:
+            for tag in tags:
+                channel.requeue(tag)
+            return register
+        changed = msgspec.structs.replace(changed, version=register.version + 1)
+        await self._write(changed)
+        for tag in tags:
+            channel.ack(tag)
+        return changed
+
+    async def _exists(self, connection: Connection) -> bool:
+        async with await connection.channel() as channel:
+            try:
+                await channel.queue(QUEUE, passive=True)
+            except RefusedError as error:
+                if error.code == NOT_FOUND:
+                    return False
+                raise
+        return True
+
+    async def _take(self, channel: Channel) -> tuple[list[int], Register]:
+        """What the queue holds. Whoever died while changing it may have left both the old and the new."""
+        deadline = asyncio.get_running_loop().time() + RETURNS
+        while True:
+            tags: list[int] = []
+            found: list[Register] = []
+            while (got := await channel.get(QUEUE)) is not None:
+                delivered, _, body = got
+                tags.append(delivered.tag)
+                try:
+                    found.append(msgspec.json.decode(body, type=Register))
+                except msgspec.MsgspecError as error:
+                    raise BrokerError(f"{self._name}: the queue {QUEUE} holds what is not Millstream's: {error}. Remove it.") from error
+            if found:
+                newest = max(found, key=lambda register: register.version)
+                for tag, register in zip(tags, found, strict=True):
+                    if register is not newest:
+                        channel.ack(tag)
+                return [tag for tag, register in zip(tags, found, strict=True) if register is newest], newest
+            if asyncio.get_running_loop().time() > deadline:
+                # Whoever made the queue died before it wrote.
+                await self._write(Register())
+            await asyncio.sleep(0.01)
+
+    async def _write(self, register: Register) -> None:
+        error = await self._publish(Outgoing("", QUEUE, (b"application/json", b"", msgspec.json.encode(register))))
+        if error is not None:
+            raise error

@@ -13,10 +13,11 @@ from typing import Any
 
 import apsw
 import msgspec
-from tests.crash.history import History, Reader, Violation, check
 from tests.crash.nursery import Nursery
 from tests.crash.points import Point, choose
 from tests.crash.services import End
+
+from millstream.testing.history import History, Reader, Violation, check
 
 SERVICES = "tests.crash.services"
 KILLED = -9

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import msgspec
 from tests.crash.disk import RecordingDisk
-from tests.crash.history import Journal, Stored
 from tests.crash.points import Point, watch
 
 from millstream import App, Context, Retry, Transaction, event
@@ -27,6 +26,7 @@ from millstream.contracts.errors import NotStartedError, PublishError, StoreBusy
 from millstream.core.store import Parked
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
+from millstream.testing.history import Journal, Stored
 
 SCHEMA = "create table if not exists effect(key text not null, value text not null)"
 KEYS = ("a", "b", "c")

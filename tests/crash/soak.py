@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash.campaign import SERVICES, Campaign, check_work, end_of, scenarios
-from tests.crash.history import History, recovered
 from tests.crash.nursery import Nursery
 from tests.crash.power import cut_a_publisher, cut_a_worker
+
+from millstream.testing.history import History, recovered
 
 #: How long a round of many processes lasts before everything is drained and checked, in seconds.
 ROUND = 20.0

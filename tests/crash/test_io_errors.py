@@ -10,7 +10,6 @@ import apsw
 import pytest
 from tests.crash.campaign import check_work
 from tests.crash.disk import FailingDisk, full_disk
-from tests.crash.history import Journal
 from tests.crash.services import KEYS, Made, books, describe, is_idle, orders, run_until
 
 from millstream.brokers.sqlite import SqliteBroker
@@ -18,6 +17,7 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import PublishError, StoreError, StoreFullError
 from millstream.core.broker import Partition, Topic
 from millstream.stores.sqlite_file import SqliteFile
+from millstream.testing.history import Journal
 
 #: A checkpoint comes after so many pages, so that its writes and syncs are among those that fail.
 CHECKPOINT = 12

@@ -11,13 +11,13 @@ from pathlib import Path
 import apsw
 import pytest
 from tests.crash.campaign import check_work, end_of
-from tests.crash.history import Journal
 from tests.crash.nursery import Nursery
 from tests.crash.points import choose
 from tests.crash.services import Made, books, is_idle, orders, run_until
 
 from millstream.contracts.errors import StoreBusyError
 from millstream.stores import sqlite_file
+from millstream.testing.history import Journal
 
 SERVICES = "tests.crash.services"
 LEASE = 0.5

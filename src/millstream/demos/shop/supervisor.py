@@ -172,7 +172,8 @@ class _Shop:
             return {"pid": self._processes.kill(str(asked.get("name")))}
 
         async def rate(asked: Mapping[str, Any]) -> dict[str, Any]:
-            self._customers.rate = min(200.0, max(0.5, float(asked["rate"])))
+            wanted = float(asked["rate"])
+            self._customers.rate = min(200.0, max(0.5, wanted)) if wanted else 0.0
             return {"rate": self._customers.rate}
 
         async def proof(_asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 import uuid
 
 from millstream.demos.shop.catalogue import PRODUCTS
+from millstream.demos.shop.faults import waited
 from millstream.demos.shop.journal import Journal
 
 PATIENCE = 60.0
@@ -14,6 +15,8 @@ AGAIN_AFTER = 0.2
 ANSWER_LIMIT = 15.0
 MOST_AT_ONCE = 64
 DOUBLE_CLICKS = 0.05
+#: While nobody comes, it is looked so often whether somebody should, in seconds.
+IDLE = 0.2
 
 
 class Customers:
@@ -21,7 +24,7 @@ class Customers:
 
     def __init__(self, port: int, journal: Journal, chance: random.Random, rate: float) -> None:
         self.rate = rate
-        """Orders a second; may change while they come."""
+        """Orders a second; may change while they come, and be 0."""
         self._port = port
         self._journal = journal
         self._random = chance
@@ -31,13 +34,14 @@ class Customers:
         self.unanswered = 0
 
     async def come(self, until: asyncio.Event) -> None:
-        """Place orders until told to stop."""
+        """Place orders until told to stop; a rate of 0 is changed by whoever wants customers after all."""
         following = time.monotonic()
-        while self.rate and not until.is_set():
-            following = max(following + 1 / self.rate, time.monotonic() - 1)
-            if not self.resting and len(self._under_way) < MOST_AT_ONCE:
+        ended = False
+        while not ended:
+            following = max(following + (1 / self.rate if self.rate else IDLE), time.monotonic() - 1)
+            if self.rate and not self.resting and len(self._under_way) < MOST_AT_ONCE:
                 self.order()
-            await asyncio.sleep(max(0.0, following - time.monotonic()))
+            ended = await waited(until, max(0.0, following - time.monotonic()))
 
     def order(self) -> asyncio.Task[str | None]:
         """Send one random order; gives its id, or None if nobody answers."""

@@ -48,8 +48,9 @@ browser:
 	  apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core || \
 	  echo "Chromium could not be installed: its tests are left out" >&2; fi >/dev/null
 
-test: .venv/.ready console browser ## All tests
-	$(RUN)pytest $(ARGS)
+# Those that wait for real servers run beside the others.
+test: .venv/.ready console browser ## All tests, with real servers: those that this machine can have are installed and started
+	$(RUN)python -m tools.services run --if-possible -- $(RUN)pytest -n 2 --dist loadgroup $(ARGS)
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
 	$(RUN)pytest -m "not slow" tests $(ARGS)

@@ -1,7 +1,8 @@
 """`python -m tools.services start|stop|restart|env [NAME...]`: real servers on loopback.
 
 `python -m tools.services run [NAME...] -- COMMAND` starts them, runs a command that finds
-their URLs in its environment, and stops those that did not run before.
+their URLs in its environment, and stops those that did not run before. With `--if-possible`
+those that cannot be installed here are left out, and named; in CI (`CI` is set) that fails.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.services", description="Real servers on this machine's loopback.")
     parser.add_argument("command", choices=["start", "stop", "restart", "env", "run"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all of them when none is named: {', '.join(_names())}")
+    parser.add_argument("--if-possible", action="store_true", help="run: leave out what cannot be installed here")
     options = parser.parse_args(ours)
     unknown = set(options.names) - set(_names())
     if unknown:
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [service() for service in SERVICES if not options.names or service.name in options.names]
     try:
         if options.command == "run":
-            return _run(chosen, command)
+            return _run(chosen, command, if_possible=options.if_possible and not os.environ.get("CI"))
         for service in chosen:
             _act(options.command, service)
     except ServiceError as error:
@@ -58,16 +60,25 @@ def _act(command: str, service: Service) -> None:
             print(f"export {name}={shlex.quote(value)}")
 
 
-def _run(services: Sequence[Service], command: Sequence[str]) -> int:
-    """Run a command beside these servers; tests in it fail rather than skip when a server is missing."""
+def _run(services: Sequence[Service], command: Sequence[str], *, if_possible: bool) -> int:
+    """Run a command beside these servers; tests in it fail rather than skip when one of these servers is missing."""
+    running: list[Service] = []
     started: list[Service] = []
     try:
         for service in services:
             if not service.is_running():
+                try:
+                    service.install()
+                except ServiceError as error:
+                    if not if_possible:
+                        raise
+                    print(f"{service.name} is left out: {error}", file=sys.stderr)
+                    continue
                 started.append(service)
                 _start(service)
-        urls = {name: value for service in services for name, value in service.env().items()}
-        return subprocess.run(command, env={**os.environ, **urls, ASKED: " ".join(s.name for s in services)}, check=False).returncode
+            running.append(service)
+        urls = {name: value for service in running for name, value in service.env().items()}
+        return subprocess.run(command, env={**os.environ, **urls, ASKED: " ".join(s.name for s in running)}, check=False).returncode
     finally:
         for service in started:
             _stop(service)

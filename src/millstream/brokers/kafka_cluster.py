@@ -173,7 +173,12 @@ class KafkaCluster:
 
     async def _configs(self, kind: ResourceType, names: Sequence[str]) -> dict[str, dict[str, str]]:
         resources = [ConfigResource(kind, name) for name in names]
-        answers = await self._ask("reading settings", lambda admin: admin.describe_configs(resources, request_timeout=PATIENCE))
+        answers = await self._ask(
+            "reading settings",
+            lambda admin: admin.describe_configs(resources, request_timeout=PATIENCE),
+            # Of a topic that was just made not every server of a cluster has heard.
+            wait_for=(KafkaError.UNKNOWN_TOPIC_OR_PART,),
+        )
         return {
             resource.name: {name: str(entry.value) for name, entry in entries.items() if entry.value is not None}
             for resource, entries in answers.items()
@@ -287,8 +292,17 @@ class KafkaCluster:
     async def _one(self, what: str, start: Callable[[Admin], Any]) -> Any:
         return (await self._ask(what, lambda admin: {0: start(admin)}))[0]
 
-    async def _ask(self, what: str, start: Callable[[Admin], Mapping[Any, Future[Any]]], leave: Sequence[int] = ()) -> dict[Any, Any]:
-        """The answer to each part of a request. Errors that `leave` names are answers, those that may pass are waited for."""
+    async def _ask(
+        self,
+        what: str,
+        start: Callable[[Admin], Mapping[Any, Future[Any]]],
+        leave: Sequence[int] = (),
+        wait_for: Sequence[int] = (),
+    ) -> dict[Any, Any]:
+        """The answer to each part of a request.
+
+        Errors that `leave` names are answers; those that `wait_for` names, or that may pass, are asked again.
+        """
         admin = self._client()
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -302,7 +316,8 @@ class KafkaCluster:
             error = refused[0]
             if not isinstance(error, KafkaException):
                 raise error
-            if not is_passing(error_of(error)) or time.monotonic() > deadline:
+            passes = is_passing(error_of(error)) or error_of(error).code() in wait_for
+            if not passes or time.monotonic() > deadline:
                 raise failure(error, f"{self.name}: {what}") from error
             await asyncio.sleep(PAUSE)
 

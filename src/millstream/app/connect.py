@@ -10,6 +10,7 @@ from millstream.core.store import Store
 EMBEDDED = "sqlite:///"
 MEMORY = "memory://"
 KAFKA = "kafka://"
+AWS = "aws://"
 
 
 def connect_broker(url: str, clock: Clock) -> Broker:
@@ -23,6 +24,11 @@ def connect_broker(url: str, clock: Clock) -> Broker:
         from millstream.brokers.kafka import KafkaBroker
 
         return KafkaBroker(url, monotonic=clock.monotonic)
+    if url.startswith(AWS):
+        _require("aiobotocore", "aws", url)
+        from millstream.brokers.aws import AwsBroker
+
+        return AwsBroker(url, monotonic=clock.monotonic)
     path = path_of(url, "broker")
     from millstream.brokers.sqlite import SqliteBroker
     from millstream.stores.sqlite_file import SqliteFile

@@ -33,6 +33,8 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     """Several members may hold events of one partition at once: then no epoch can fence, only an inbox mark."""
     retains_regardless: bool = False
     """Retention does not wait for groups: one that falls too far behind loses events, and stops loudly."""
+    deduplicates: bool = False
+    """An event that is published again within minutes is no second event: nobody gets it."""
     largest: int = 1 << 30
     """The largest body of an event in bytes, checked at publish."""
 

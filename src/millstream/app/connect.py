@@ -11,6 +11,7 @@ EMBEDDED = "sqlite:///"
 MEMORY = "memory://"
 KAFKA = "kafka://"
 AWS = "aws://"
+RABBITMQ = ("rabbitmq://", "rabbitmqs://", "amqp://", "amqps://")
 
 
 def connect_broker(url: str, clock: Clock) -> Broker:
@@ -29,6 +30,10 @@ def connect_broker(url: str, clock: Clock) -> Broker:
         from millstream.brokers.aws import AwsBroker
 
         return AwsBroker(url, monotonic=clock.monotonic)
+    if url.startswith(RABBITMQ):
+        from millstream.brokers.rabbitmq import RabbitBroker
+
+        return RabbitBroker(url, micros=clock.micros, monotonic=clock.monotonic)
     path = path_of(url, "broker")
     from millstream.brokers.sqlite import SqliteBroker
     from millstream.stores.sqlite_file import SqliteFile
@@ -69,7 +74,7 @@ def path_of(url: str, what: str = "store") -> str:
         scheme = url.partition(":")[0] or url
         raise ConfigurationError(
             f"{scheme!r} is no {what} that this installation knows: use sqlite:///name.db (relative), sqlite:////folder/name.db "
-            f"(absolute), {'kafka://host:9092, ' if what == 'broker' else ''}or memory:// for tests"
+            f"(absolute), {'kafka://host:9092, rabbitmq://host:5672, ' if what == 'broker' else ''}or memory:// for tests"
         )
     return path
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -150,6 +151,8 @@ class RabbitBroker:
             topics = tuple(dict.fromkeys((*(known.topics if known else ()), *group.topics)))
             for name in topics:
                 await self._declare_queues(group.name, name, register.topics[name].partitions)
+        if any(group.name not in register.groups or set(group.topics) - set(register.groups[group.name].topics) for group in groups):
+            await self._have_written()
 
         def decide(register: Register) -> Register:
             _verify(register, (), groups, self.name)
@@ -178,6 +181,16 @@ class RabbitBroker:
                     f"group {group!r}: a queue of it is on {self.name} with other settings than it needs: {error.text}. Let it run empty, "
                     f"remove the group (`millstream groups forget {group}`), and start again."
                 ) from error
+
+    async def _have_written(self) -> None:
+        """Have the queues that were made outlive a server that is killed now.
+
+        RabbitMQ writes the name of a quorum queue to disk when the next one is made, or a second later. A server that dies
+        in between has forgotten a queue of which it has confirmed messages: so one more is made, which soon removes itself.
+        """
+        connection = await self._connected()
+        async with await connection.channel() as channel:
+            await channel.queue(f"millstream.last:{secrets.token_hex(8)}", arguments={**_queue_arguments(connection), "x-expires": 1000})
 
     async def topics(self) -> Sequence[Topic]:
         register = await self._register.read()

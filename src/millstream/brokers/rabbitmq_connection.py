@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send frames; what is written after the connection was lost is lost."""
-        if self._transport is not None and self.lost is None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def hold(self, *, held: bool) -> None:

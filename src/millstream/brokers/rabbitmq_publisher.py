@@ -21,6 +21,9 @@ PIECE = 256 << 10
 LOOK = 0.25
 BACK_OFF = (0.05, 1.0)
 AGAIN = 0.1
+#: Seconds after which a message without an answer is published again on a new channel: a queue that was not there yet when
+#: a server came back can leave a channel without any answer for ever.
+STALL = 3.0
 _UNKNOWN = BrokerError("nobody has said yet what became of it")
 
 
@@ -91,6 +94,8 @@ class RabbitPublisher:
         self._watch: asyncio.TimerHandle | None = None
         self._unread: set[str] = set()
         self._problem = ""
+        self._oldest = (0, 0.0)
+        """The number of the first message under way, and since when it is the first."""
         self._closing = False
 
     async def send(self, messages: Sequence[Outgoing]) -> Sequence[MillstreamError | None]:
@@ -254,6 +259,17 @@ class RabbitPublisher:
         for call in [call for call in self._calls if call.finished.done()]:
             self._calls.pop(call, None)
 
+    def _renew_stalled(self, now: float) -> None:
+        """Have a new channel when the first message under way gets no answer."""
+        channel, first = self._channel, next(iter(self._flight), 0)
+        if channel is None or not first or first != self._oldest[0] or channel.connection.blocked or not channel.connection.writable:
+            self._oldest = (first, now)
+        elif now - self._oldest[1] > min(STALL, self._settings.timeout / 2):
+            log.warning("%s does not confirm what was published: it is published again on a new channel", self._settings.name)
+            self._oldest = (0, now)
+            self._lost(channel, BrokerUnavailableError("the server does not confirm"))
+            asyncio.get_running_loop().create_task(channel.close()).add_done_callback(lambda task: task.cancelled() or task.exception())
+
     def _look(self) -> None:
         """Have fail what has waited too long."""
         self._watch = None
@@ -273,6 +289,7 @@ class RabbitPublisher:
                         ),
                     )
             self._calls.pop(call, None)
+        self._renew_stalled(now)
         if self._refused and all(m.call is None or m.call.finished.done() for m in self._refused) and not self._flight:
             self._try_again()
         if self._calls:

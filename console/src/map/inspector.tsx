@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 
-import type { Contract, EventPage, FlowMap, GroupDetail, Process } from "../base/api";
+import type { Contract, EventPage, FlowMap, GroupDetail, GroupState, Process } from "../base/api";
 import { count, duration, rate, several } from "../base/format";
 import { ofGroup } from "../base/health";
 import { line } from "../base/inert";
@@ -16,7 +16,6 @@ import { type Asking, OperationSheet } from "../ui/operate";
 import { Action, Facts } from "../ui/parts";
 import { Ready } from "../ui/states";
 import { Foreign, Id, Time } from "../ui/text";
-import { says } from "../screens/group";
 import { Chips } from "../screens/topics";
 import { eventHref } from "../screens/events";
 import { type Edge, type Graph, meanOf, type Node } from "./model";
@@ -67,6 +66,18 @@ function Impact({ graph, node }: { graph: Graph; node: Node }) {
   return <p class="small faint">{groups ? `${several(groups, "handler")} ${groups === 1 ? "depends" : "depend"} on it, directly or through others.` : "Nothing comes after it."}</p>;
 }
 
+/** How a group stands, in one sentence: its word, and what else there is to say. */
+function Standing({ state, sentence }: { state: GroupState; sentence: string }) {
+  const look = ofGroup(state);
+  const said = line(sentence);
+  const whole = said.toLowerCase().startsWith(look.word.toLowerCase());
+  return (
+    <p>
+      <State look={look} word={whole ? said : look.word} /> {!whole && <span class="dim">{said}</span>}
+    </p>
+  );
+}
+
 function AboutGroup({ node }: { node: Node }) {
   const name = node.node.group ?? node.id.slice("group:".length);
   const found = useQuery<GroupDetail>(`/api/groups/${encodeURIComponent(name)}`, 3);
@@ -76,9 +87,7 @@ function AboutGroup({ node }: { node: Node }) {
     <Ready query={found} lines={5}>
       {(group) => (
         <>
-          <p>
-            <State look={ofGroup(group.verdict.state)} /> <span class="dim">{says(group.verdict) && line(group.verdict.sentence)}</span>
-          </p>
+          <Standing {...group.verdict} />
           {group.handlers.map((handler) => (
             <div key={handler.name}>
               {handler.summary && <p class="dim">{line(handler.summary)}</p>}
@@ -193,11 +202,7 @@ function AboutService({ node, graph }: { node: Node; graph: Graph }) {
       <p class="dim">
         {node.kind === "producer" ? `What ${line(node.service ?? node.label)} publishes outside of handlers: ${rate(out.reduce((sum, edge) => sum + edge.edge.rate, 0))}.` : "All handlers of this service, together."}
       </p>
-      {node.node.health && (
-        <p>
-          <State look={ofGroup(node.node.health.state)} /> <span class="dim">{line(node.node.health.sentence)}</span>
-        </p>
-      )}
+      {node.node.health && <Standing {...node.node.health} />}
       <Ready query={found} lines={3}>
         {(processes) => {
           const mine = processes.filter((process) => process.app === node.service && process.alive);

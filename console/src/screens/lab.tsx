@@ -95,7 +95,7 @@ export function LabScreen() {
                                 )
                               }
                             >
-                              kill -9 {service.name}
+                              kill -9<span class="sr"> {service.name}</span>
                             </Action>
                           </Cell>
                         </tr>

@@ -128,7 +128,7 @@ function Preview({ rows, latest }: { rows: ResetRow[]; latest: boolean }) {
         {again === 0 && left === 0 && "It is there already: nothing changes."}
       </p>
       {nothing > 0 && (
-        <p class="row small tone-warn" style={{ color: "var(--tone)" }}>
+        <p class="row small tone-warn" style={{ color: "var(--tone)", flexWrap: "nowrap" }}>
           <Glyph name="up" /> {several(nothing, "partition")} {nothing === 1 ? "has" : "have"} no event at or after that time.
         </p>
       )}

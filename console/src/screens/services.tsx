@@ -46,7 +46,7 @@ function Service({ app, processes }: { app: string; processes: Process[] }) {
   return (
     <Panel title={<Foreign text={app} />} actions={<span class="small dim">{alive.length ? `${several(alive.length, "process", "processes")} alive` : "none alive"}</span>} flush>
       <div class="scroll">
-        <table class="cards">
+        <table class="cards even">
           <caption class="sr">Processes of {line(app)}</caption>
           <thead>
             <tr>

@@ -79,11 +79,11 @@ export function Chart({
         width: element.clientWidth || 320,
         height,
         legend: { show: false },
-        padding: [8, 8, 0, 0],
+        padding: [8, 28, 0, 0],
         cursor: { sync: { key: "millstream" }, drag: { x: false, y: false }, points: { size: 6 } },
         scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.15 : 1] } },
         axes: [
-          { ...axis, space: 90, values: (_, times) => times.map((time, index) => timeOfDay(time, times[index - 1])) },
+          { ...axis, size: 30, space: 90, values: (_, times) => times.map((time, index) => timeOfDay(time, times[index - 1])) },
           {
             ...axis,
             size: 64,

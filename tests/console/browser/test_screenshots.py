@@ -1,6 +1,7 @@
 """The pictures of the README, taken of the shop at work: `make screenshots` keeps them, any other run only takes them."""
 
 import os
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,11 @@ async def test_the_overview(visit: Visit, theme: str, tmp_path: Path) -> None:
 
 
 async def test_the_map(visit: Visit, theme: str, tmp_path: Path) -> None:
-    """Events on their way, each a dot."""
+    """Events on their way, each a dot; the rail is folded, so that there is more room for them."""
+    await visit.page.set_viewport_size({"width": SIZE["width"], "height": 600})
+    await visit.open("/map")
+    await visit.page.keyboard.press("[")
+    await expect(visit.page.locator(".shell")).to_have_class(re.compile("narrow-rail"))
     await visit.open("/map")
     await expect(visit.page.locator(".stage [data-node]").first).to_be_visible()
 

@@ -27,6 +27,7 @@ def shop(
     kill: Annotated[tuple[str, ...], Parameter(help="A service to kill -9; may be repeated; key k.", negative="", show_default=False)] = (),
     poison: Annotated[int, Parameter(help="Events that break their contract to publish; key p.")] = 0,
     open: Annotated[bool, flag("Show the shop in the browser.")] = False,
+    broker: Annotated[str | None, Parameter(help="URL of a broker, such as kafka://localhost:9092; the embedded one otherwise.")] = None,
     output: Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"], help="Text for people, or JSON.")] = "text",
 ) -> int:
     """Run a shop: storefront, inventory, mailer and analytics, each with its own
@@ -38,6 +39,7 @@ def shop(
     For example:
       millstream demo shop
       millstream demo shop --prove --seconds 20 --seed 1 --output json
+      millstream demo shop --broker kafka://localhost:9092
     """
     # Found by name, because demos stand beside the CLI: neither knows the other.
     module = importlib.import_module("millstream.demos.shop")
@@ -57,5 +59,6 @@ def shop(
         kill=kill,
         poison=poison,
         open=open,
+        broker=broker,
     )
     return module.demo(options)

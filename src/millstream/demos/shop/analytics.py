@@ -85,11 +85,14 @@ def build(settings: Settings) -> App:
             business=count,
             protections=settings.protections,
             points=points,
-            group="analytics.project",
+            group=settings.group("analytics.project"),
+            start=settings.start,
         )
         return app
 
-    @app.subscriber(OrderPlaced, StockReserved, OrderRejected, ConfirmationSent, retry=PATIENT, start="earliest")
+    everything = (OrderPlaced, StockReserved, OrderRejected, ConfirmationSent)
+
+    @app.subscriber(*everything, retry=PATIENT, group=settings.group("analytics.project"), start=settings.start)
     async def project(event: ShopEvent, tx: Transaction) -> None:
         count(tx, event)
 

@@ -7,14 +7,17 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
+import msgspec
+
 from millstream.app.connect import connect_broker
 from millstream.app.system_clock import SystemClock
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import MillstreamError, StoreBusyError
+from millstream.contracts.errors import BrokerUnavailableError, MillstreamError, StoreBusyError
 from millstream.core.broker import Message
 from millstream.demos.shop.journal import injections
 from millstream.demos.shop.options import Settings
 from millstream.demos.shop.processes import Processes
+from millstream.demos.shop.tables import WITNESS, rows
 
 TOPICS = ("order.placed", "stock.reserved", "order.rejected", "confirmation.sent")
 #: Bodies that break the contract of OrderPlaced, each in another way; each gets a number of its own.
@@ -25,8 +28,11 @@ POISON = (
     b'{"order_id": "%s", "email": "a@example.com", "lines": [{"sku": "oats"}]}',
 )
 RECENT = 20
+NEWEST = f"select envelope from log where envelope is not null and source != '/poisoner' order by number desc limit {8 * RECENT}"  # noqa: S608
 #: The log answers or gives up after some seconds, each time.
 TRIES = 10
+#: A broker that is away is tried again so much later.
+AWAY = 0.5
 
 
 class Injector:
@@ -34,6 +40,7 @@ class Injector:
 
     def __init__(self, settings: Settings, chance: random.Random) -> None:
         self._broker = connect_broker(settings.broker_url, SystemClock())
+        self._witness = settings.folder / WITNESS if settings.broker else None
         self._journal = injections(settings.folder)
         self._random = chance
         self.duplicates = 0
@@ -84,6 +91,9 @@ class Injector:
 
     async def _recent_events(self) -> list[Envelope]:
         """The newest good events of each partition."""
+        if self._witness is not None:
+            said = await asyncio.to_thread(rows, self._witness, NEWEST)
+            return [msgspec.msgpack.decode(envelope, type=Envelope) for (envelope,) in said]
         found: list[Envelope] = []
         for topic in TOPICS:
             for partition, first, head in await self._broker.bounds(topic):
@@ -94,18 +104,23 @@ class Injector:
 
 
 async def _until_taken(publish: Callable[[], Awaitable[Sequence[MillstreamError | None]]]) -> None:
-    """Publish, and again while the log is locked: what was noted has to be there."""
+    """Publish, and again while the log is locked or the broker away: what was noted has to be there."""
     errors: list[MillstreamError] = []
-    for _ in range(TRIES):
+    tries = 0
+    while tries < TRIES:
         try:
             results = await publish()
-        except StoreBusyError as error:
+        except (StoreBusyError, BrokerUnavailableError) as error:
             results = [error]
         errors = [error for error in results if error is not None]
         if not errors:
             return
-        if not isinstance(errors[0], StoreBusyError):
+        if isinstance(errors[0], BrokerUnavailableError):
+            await asyncio.sleep(AWAY)
+        elif not isinstance(errors[0], StoreBusyError):
             raise errors[0]
+        else:
+            tries += 1
     raise errors[0]
 
 

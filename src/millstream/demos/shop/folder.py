@@ -1,6 +1,7 @@
 """Where one run of the shop keeps everything."""
 
 import fcntl
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,6 +22,14 @@ class Folder:
         except BlockingIOError:
             self._lock.close()
             raise RefusedError(f"{self.path} belongs to a shop that is running. Stop that one, or name another folder.") from None
+
+    @property
+    def mark(self) -> str:
+        """What tells this shop from others; it stays as long as the folder does."""
+        path = self.path / "run" / "mark"
+        if not path.exists():
+            path.write_text(f"-{secrets.token_hex(3)}")
+        return path.read_text()
 
     def close(self, *, keep: bool) -> None:
         """Give it back; a temporary one is removed unless it is to be looked at."""

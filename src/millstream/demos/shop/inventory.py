@@ -56,11 +56,12 @@ def build(settings: Settings) -> App:
             business=reserve,
             protections=settings.protections,
             points=points,
-            group="inventory.reserve_stock",
+            group=settings.group("inventory.reserve_stock"),
+            start=settings.start,
         )
         return app
 
-    @app.subscriber(OrderPlaced, retry=PATIENT, start="earliest")
+    @app.subscriber(OrderPlaced, retry=PATIENT, group=settings.group("inventory.reserve_stock"), start=settings.start)
     async def reserve_stock(order: OrderPlaced, tx: Transaction) -> StockReserved | OrderRejected:
         outcome = reserve(tx, order)
         points.reach(crash.INSIDE_UNIT_OF_WORK)

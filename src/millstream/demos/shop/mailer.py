@@ -96,12 +96,13 @@ def build(settings: Settings) -> App:
             business=record,
             protections=settings.protections,
             points=points,
-            group="mailer.confirm",
+            group=settings.group("mailer.confirm"),
+            start=settings.start,
             before=deliver,
         )
         return app
 
-    @app.subscriber(StockReserved, retry=PATIENT, start="earliest")
+    @app.subscriber(StockReserved, retry=PATIENT, group=settings.group("mailer.confirm"), start=settings.start)
     async def confirm(order: StockReserved, tx: Transaction) -> ConfirmationSent:
         # Before the first use of the transaction: the database is not locked while the mail server is waited for.
         await deliver(order)

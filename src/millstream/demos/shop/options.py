@@ -5,12 +5,14 @@ import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from millstream.contracts.errors import ConfigurationError
 
 SETTINGS = "MILLSTREAM_SHOP"
 SERVICES = ("storefront", "inventory", "mailer", "analytics", "catcher")
+#: Who handles events, and what the groups are called.
+GROUPS = ("storefront.follow_order", "inventory.reserve_stock", "mailer.confirm", "analytics.project")
 MUTATIONS = ("no_outbox", "no_inbox", "ack_before_handle")
 
 
@@ -51,6 +53,8 @@ class DemoOptions:
     """Events that break their contract to publish once it is ready."""
     open: bool = False
     """Show the shop in the user's browser once it is ready."""
+    broker: str | None = None
+    """URL of the broker; the embedded one, in a file of the shop's, unless said."""
 
     def __post_init__(self) -> None:
         if self.output not in ("text", "json"):
@@ -66,6 +70,8 @@ class DemoOptions:
         for name in self.kill:
             if name not in self.services:
                 raise ConfigurationError(f"There is no service {name!r} to kill; choose one of {', '.join(self.services)}.")
+        if self.broker is not None and self.broker.startswith(("sqlite:", "memory:")):
+            raise ConfigurationError(f"{self.broker} cannot be shared by the shop: leave --broker out, and it has a file of its own.")
         if self.smtp is not None and not re.fullmatch(r".+:\d{1,5}", self.smtp):
             raise ConfigurationError(f"{self.smtp!r} is no mail server; give HOST:PORT, such as 127.0.0.1:1025.")
 
@@ -119,6 +125,10 @@ class Settings:
     crash: dict[str, float] = field(default_factory=dict[str, float])
     listening: dict[str, int] = field(default_factory=dict[str, int])
     """Descriptors of the listening sockets that a service inherits."""
+    broker: str = ""
+    """URL of a broker that may have other users; the shop's own file when it is empty."""
+    run: str = ""
+    """What tells this shop's groups from another's on the same broker."""
 
     @property
     def folder(self) -> Path:
@@ -130,7 +140,16 @@ class Settings:
 
     @property
     def broker_url(self) -> str:
-        return f"sqlite:///{self.folder / 'broker.db'}"
+        return self.broker or f"sqlite:///{self.folder / 'broker.db'}"
+
+    @property
+    def start(self) -> Literal["earliest", "latest"]:
+        """Where the shop's groups start: elsewhere than in a file of its own, what is there already is not the shop's."""
+        return "latest" if self.broker else "earliest"
+
+    def group(self, name: str) -> str:
+        """What one of `GROUPS` is called in this shop."""
+        return f"{name}{self.run}"
 
     def database(self, service: str) -> Path:
         """The service's own database: its store, and the tables of its business."""

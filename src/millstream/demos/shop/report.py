@@ -11,6 +11,8 @@ class Run:
     """What the audit cannot see: how the run went."""
 
     mode: str
+    broker: str
+    """What its URL begins with."""
     seed: int
     seconds: float
     kills: int
@@ -28,7 +30,7 @@ def proof(evidence: Evidence, run: Run) -> dict[str, Any]:
     return {
         "ok": all(each.ok for each in invariants),
         "mode": run.mode,
-        "broker": "sqlite",
+        "broker": run.broker,
         "seed": run.seed,
         "seconds": round(run.seconds, 1),
         "counts": {

@@ -130,11 +130,14 @@ def build(settings: Settings, points: CrashPoints) -> App:
             business=follow,
             protections=settings.protections,
             points=points,
-            group="storefront.follow_order",
+            group=settings.group("storefront.follow_order"),
+            start=settings.start,
         )
         return app
 
-    @app.subscriber(StockReserved, OrderRejected, ConfirmationSent, retry=PATIENT, start="earliest")
+    ends = (StockReserved, OrderRejected, ConfirmationSent)
+
+    @app.subscriber(*ends, retry=PATIENT, group=settings.group("storefront.follow_order"), start=settings.start)
     async def follow_order(event: Outcome, tx: Transaction) -> None:
         follow(tx, event)
 

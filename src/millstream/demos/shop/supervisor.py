@@ -26,6 +26,7 @@ from millstream.demos.shop.report import Run, as_text, proof
 from millstream.demos.shop.tables import figures
 from millstream.demos.shop.terminal import Terminal, keys
 from millstream.demos.shop.traffic import Customers
+from millstream.demos.shop.witness import Witness, forget_groups
 
 PORTS = {"shop": 8300, "mail": 8301, "dashboard": 8302, "smtp": 8325}
 DEMO_RATE = 5.0
@@ -73,6 +74,8 @@ class _Shop:
             naive=options.naive,
             mutation=options.mutate,
             seed=options.seed,
+            broker=options.broker or "",
+            run=self._folder.mark if options.broker else "",
             listening={name: each.fileno() for name, each in zip(PORTS, listening, strict=True)},
             crash=PROBABILITIES if faults else {},
         )
@@ -108,6 +111,8 @@ class _Shop:
             if self._console is not None:
                 self._console.stop()
             self._processes.stop_all()
+            if not self._folder.is_kept:
+                await forget_groups(self._settings)
             # What went wrong is worth a look; what went well is not.
             self._folder.close(keep=code == 1)
         return code
@@ -137,6 +142,7 @@ class _Shop:
                 await self._console.until_ready()
             self._say_ready(time.monotonic() - started)
             async with (
+                Witness.where_needed(self._settings),
                 Injector(self._settings, random.Random(f"{self._options.seed}/injector")) as injector,
                 Lab(lab_socket(self._settings), self._lab_actions(injector, started)),
             ):
@@ -256,6 +262,7 @@ class _Shop:
         evidence = await asyncio.to_thread(gather, self._folder.path, own_mail_server=self._options.smtp is None)
         run = Run(
             mode=self._options.mode,
+            broker=self._settings.broker_url.partition(":")[0],
             seed=self._options.seed,
             seconds=seconds,
             kills=self._processes.deaths.kills,

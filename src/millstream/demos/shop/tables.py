@@ -12,6 +12,7 @@ import msgspec
 
 STORES = ("storefront", "inventory", "mailer", "analytics")
 BUSY_MS = 5000
+WITNESS = "witness.db"
 
 #: Topics of the framework's own are none of the shop's.
 OURS = "join broker_topic t on t.id = p.topic where t.name not like 'millstream.%'"
@@ -27,6 +28,16 @@ WAITING = (
     "select (select count(*) from store_parked where state != 'dead')"
     " + (select coalesce(sum(count), 0) from store_outbox where last > (select upto from store_sent))"
 )
+
+
+#: What the witness writes down where the broker is no file of the shop's.
+WITNESSED = """
+create table if not exists log(
+  number integer primary key, source text not null, id text not null, type text not null, key text, data blob not null, envelope blob,
+  unique(source, id, data));
+create table if not exists standing(one integer primary key check (one = 1), waiting integer not null);
+insert or ignore into standing values(1, 1);
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,9 @@ def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def log(folder: Path) -> list[Logged]:
     """Everything that was ever published."""
+    if _is_witnessed(folder):
+        said = rows(folder / WITNESS, "select data, type, key, source, id from log order by number")
+        return [Logged(*row) for row in said]
     found: list[Logged] = []
     for raw, events in rows(folder / "broker.db", PAGES):
         for entry in msgspec.msgpack.decode(events):
@@ -70,7 +84,20 @@ def dead_letters(folder: Path, service: str) -> list[bytes]:
 def left_to_do(folder: Path) -> tuple[int, object]:
     """How many deliveries and events wait anywhere, and something that changes with all progress."""
     waiting = sum(rows(folder / f"{name}.db", WAITING)[0][0] for name in STORES)
+    if _is_witnessed(folder):
+        ((behind, count),) = rows(folder / WITNESS, "select waiting, (select count(*) from log) from standing")
+        return behind + waiting, count
     return rows(folder / "broker.db", LAG)[0][0] + waiting, rows(folder / "broker.db", HEADS)[0]
+
+
+def _published(folder: Path) -> int:
+    if _is_witnessed(folder):
+        return rows(folder / WITNESS, "select count(*) from log")[0][0]
+    return rows(folder / "broker.db", HEADS)[0][1]
+
+
+def _is_witnessed(folder: Path) -> bool:
+    return (folder / WITNESS).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +114,7 @@ def figures(folder: Path) -> Figures:
     """A few numbers for whoever watches."""
     return Figures(
         orders=rows(folder / "storefront.db", "select count(*) from orders")[0][0],
-        published=rows(folder / "broker.db", HEADS)[0][1],
+        published=_published(folder),
         waiting=left_to_do(folder)[0],
         dead_letters=sum(rows(folder / f"{name}.db", COUNT_DEAD)[0][0] for name in STORES),
     )

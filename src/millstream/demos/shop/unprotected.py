@@ -6,7 +6,7 @@ by hand, so that a mutation lacks exactly the one that it is named for.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from millstream import App, Context
 from millstream.contracts.envelope import Envelope
@@ -36,6 +36,7 @@ def handle_unprotected(
     protections: Protections,
     points: CrashPoints,
     group: str,
+    start: Literal["earliest", "latest"],
     before: Callable[[Any], Awaitable[None]] | None = None,
 ) -> None:
     """Subscribe the business to the types with the protections that are left."""
@@ -64,7 +65,7 @@ def handle_unprotected(
         running.add(task)
         task.add_done_callback(running.discard)
 
-    _subscribe(app, handle, *types, group=group)
+    _subscribe(app, handle, *types, group=group, start=start)
 
 
 def _is_new(db: Sql, envelope: Envelope) -> bool:
@@ -78,11 +79,11 @@ async def _later(work: Callable[[Any, Envelope], Awaitable[None]], event: Any, e
     await work(event, envelope)
 
 
-def _subscribe(app: App, handler: Callable[..., Any], *types: type, group: str) -> None:
+def _subscribe(app: App, handler: Callable[..., Any], *types: type, group: str, start: Literal["earliest", "latest"]) -> None:
     """Register a handler written for any type as one for exactly these."""
     annotation: Any = types[0]
     for other in types[1:]:
         annotation = annotation | other
     handler.__annotations__["event"] = annotation
     handler.__name__ = group.rpartition(".")[2]
-    app.subscriber(*types, group=group, start="earliest", delivery="at_least_once")(handler)
+    app.subscriber(*types, group=group, start=start, delivery="at_least_once")(handler)

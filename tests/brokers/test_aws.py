@@ -1,11 +1,17 @@
 """SNS and SQS keep what every broker has to keep, as far as independent stand-ins can tell."""
 
+import secrets
+from pathlib import Path
+
 import pytest
 from tests.brokers.aws_server import MINISTACK, MOTO, aws_url
 
 from millstream.brokers.aws import AwsBroker
 from millstream.core.broker import Broker, Features
-from millstream.testing import BrokerSuite
+from millstream.core.store import Store
+from millstream.stores.sqlite import SqliteStore
+from millstream.stores.sqlite_file import SqliteFile
+from millstream.testing import BrokerSuite, WorkerSuite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -33,3 +39,24 @@ class TestMotoBroker(TestMinistackBroker):
     patience = 60.0
     limit = 170.0
     variable = MOTO
+
+
+class TestMinistackWorker(WorkerSuite):
+    """A service's store in an SQLite file; its workers share a queue, and only the inbox tells who was first."""
+
+    features = FIFO
+    patience = 20.0
+    limit = 60.0
+    variable = MINISTACK
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+        # Its topics have the names of the suite: those of another test would have other groups.
+        self.prefix = f"t{secrets.token_hex(4)}-"
+
+    def broker(self) -> Broker:
+        return AwsBroker(aws_url(self.variable, f"prefix={self.prefix}"))
+
+    def store(self, broker: Broker) -> Store:
+        return SqliteStore(SqliteFile(self.folder / "store.db"))

@@ -275,11 +275,6 @@ class App:
                     f"handler {handler.name}: {broker.name} does not keep the order of a key, so ordered=True cannot be promised; "
                     "subscribe with ordered=False if the handler does not need it"
                 )
-        if broker.features.shares_partitions and self._handlers:
-            raise ConfigurationError(
-                f"{broker.name} lets two workers hold events of one partition, and this version of Millstream cannot fence them: "
-                "subscribe on a broker whose partitions have one owner at a time"
-            )
         if store.local and self._handlers:
             log.info("app %s keeps its progress in a file of this machine: run all its workers here", self.name)
         declared = {topic.name: topic for topic in self.topics}

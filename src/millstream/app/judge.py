@@ -44,6 +44,7 @@ class Judge:
         self._source = source
         self._broker = broker
         self._largest = broker.features.largest
+        self._shares = broker.features.shares_partitions
         self._clock = clock
         self._waits = waits
         self._chance = chance
@@ -191,6 +192,8 @@ class Judge:
             if work.parked is not None:
                 page.marks.append(mark)
                 page.unpark.append(work.parked.id)
+                if self._shares:
+                    page.present.append(work.parked.id)
             else:
                 page.first.append(mark)
         return page

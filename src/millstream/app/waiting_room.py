@@ -14,9 +14,12 @@ from millstream.core.broker import Delivery, Partition
 from millstream.core.clock import Clock
 from millstream.core.observe import Kind
 from millstream.core.store import Mark, Page, Parked, Request, Store
+from millstream.stores.sqlite_process import member_name
 
 #: How often parked deliveries and operators' requests are looked at, in seconds.
 LOOK = 0.2
+#: Where partitions are shared, one worker sees to what waits, for so many seconds from when it last said so.
+LEASE = 5.0
 #: After so many attempts that killed the process a delivery is parked.
 MOST_CRASHES = 3
 
@@ -70,6 +73,8 @@ class WaitingRoom:
         self._judge = judge
         self._lanes = lanes
         self._observers = observers
+        self._member = ""
+        self._leads_until = float("-inf")
         self.look_at = float("-inf")
         """When it is to be looked at again (monotonic)."""
 
@@ -84,6 +89,24 @@ class WaitingRoom:
             return False
         self.look_at = now + LOOK
         return True
+
+    async def leads(self) -> bool:
+        """Where several own a partition at the same time: whether this worker is the one that sees to what waits there."""
+        now = self._clock.monotonic()
+        if now > self._leads_until - LEASE / 2:
+            self._member = self._member or member_name()
+            self._leads_until = now + LEASE if await self._store.lead(self._role, self._member, LEASE) else float("-inf")
+        return now < self._leads_until
+
+    async def resign(self) -> None:
+        """Another one need not wait for the lease to end."""
+        if self._leads_until > float("-inf"):
+            self._leads_until = float("-inf")
+            await self._store.lead(self._role, self._member, 0.0)
+
+    @property
+    def _role(self) -> str:
+        return f"parked {self._group}"
 
     async def retry(self) -> bool:
         """Take up what is due; tell whether there was anything."""

@@ -101,8 +101,10 @@ class GroupWorker:
         """Everything in flight is dropped and taken anew."""
         self._back_off = BACK_OFF[0]
         self._trouble = self._full = ""
-        self._uncommitted: set[int] = set()
+        self._uncommitted: dict[int, Batch] = {}
         """The batches on their way to the store."""
+        self._shares = broker.features.shares_partitions
+        """Whether others own the same partitions at the same time: the inbox alone tells then who was first."""
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -213,7 +215,7 @@ class GroupWorker:
         generation = self._judge.generation = await self._store.generation(self.group)
         self._judge.marked = self._remembers or await self._store.has_marks(self.group, generation)
         positional = self._broker.features.positional
-        assignments = await self._store.assign(self.group, partitions)
+        assignments = await self._store.assign(self.group, partitions, shared=self._shares)
         former = {a.partition: owned for a in assignments if (owned := self._former.pop(a.partition, None)) and a.epoch == owned.epoch + 1}
         died = [a for a in assignments if not a.clean and a.partition not in former] if positional else []
         ends = await self._suspect_ends(died) if died else {}
@@ -335,6 +337,8 @@ class GroupWorker:
                 async with self.committing:
                     if fences:
                         await self._store.unassign(self.group, fences)
+                if self._shares:
+                    await self._waiting_room.resign()
                 if self._subscription is not None:
                     await self._subscription.close()
         except (MillstreamError, TimeoutError) as error:
@@ -380,6 +384,9 @@ class GroupWorker:
     async def _dispatch(self, items: Sequence[Delivery], doom: tuple[str, str] | None = None) -> None:
         """Decide for each what it is, and hand to the lanes what is to be handled."""
         known: set[Mark] = set()
+        if self._shares:
+            await self._see_what_is_parked()
+            self._judge.marked = self._judge.marked or any(owned.blocked for owned in self.owned.values())
         if self._judge.marked:
             # What came without an envelope has an id only once it is understood.
             items = [delivery if delivery.envelope is not None else self._triage.read(delivery) for delivery in items]
@@ -409,6 +416,16 @@ class GroupWorker:
             self._wake.set()
         self._lanes.put(works)
         self._hold_back()
+
+    async def _see_what_is_parked(self) -> None:
+        """Others park deliveries of these partitions, too, and take up what this one has parked."""
+        for owned in tuple(self.owned.values()):
+            blocked = dict(await self._store.sequences(self.group, owned.partition))
+            on_their_way = [work for batch in self._uncommitted.values() for work in batch.works]
+            for work in (*self._finished, *on_their_way):
+                if work.owned is owned and work.park is not None and work.parked is None:
+                    blocked[work.sequence] = blocked.get(work.sequence, 0) + 1
+            owned.blocked = blocked
 
     def _hold_back(self) -> None:
         """Take no more of a partition whose first deliveries are still in flight, or of any when too much is parked."""
@@ -453,11 +470,14 @@ class GroupWorker:
             return None
         page = Page(group=self.group, generation=self._judge.generation)
         batch = Batch(page, works, [])
-        self._uncommitted.add(id(batch))
+        self._uncommitted[id(batch)] = batch
         touched: dict[Owned, None] = {}
         for work in works:
             owned = work.owned
             work.settled = True
+            if self._shares and work.parked is None:
+                # No position moves: each stands for itself.
+                batch.done.append(work.delivery)
             touched[owned] = None
             if work.committed:
                 batch.published = True
@@ -474,7 +494,8 @@ class GroupWorker:
             in_flight, last = owned.in_flight, None
             while in_flight and in_flight[0].settled:
                 last = in_flight.popleft().delivery
-                batch.done.append(last)
+                if not self._shares:
+                    batch.done.append(last)
             if last is not None and positional:
                 page.positions[owned.partition] = last.position + 1
         if self._observers:
@@ -486,6 +507,8 @@ class GroupWorker:
             page.events += work.published
         if work.mark is not None and work.kind == "handled":
             (page.first if work.parked is None else page.marks).append(work.mark)
+        if self._shares and work.parked is not None:
+            page.present.append(work.parked.id)
         if work.park is not None:
             page.park.append(work.park)
         elif work.parked is not None:
@@ -541,7 +564,7 @@ class GroupWorker:
             except MillstreamError as error:
                 self.trouble(error)
         self._hold_back()
-        self._uncommitted.discard(id(batch))
+        self._uncommitted.pop(id(batch), None)
         self._progress.set()
         if batch.outcomes is not None:
             self._observers.settled(batch.outcomes)
@@ -593,7 +616,11 @@ class GroupWorker:
         """Do what operators asked for, and take up what is due among the parked."""
         if not self._waiting_room.looked() or not self.owned:
             return False
+        if self._shares:
+            await self._see_what_is_parked()
         stopped = await self._pause_or_resume()
+        if self._shares and not await self._waiting_room.leads():
+            return False
         busy = await self._waiting_room.execute()
         # Also at the limit of parked deliveries: what is tried again is what brings it below.
         if not stopped and any(owned.blocked for owned in self.owned.values()):

@@ -96,6 +96,9 @@ class Page(msgspec.Struct, kw_only=True):
     """Set by the commit: those of `park` that were not added, since their event was handled or parked before, and those of
     `restore` that were parked before."""
     unpark: list[int] = msgspec.field(default_factory=list[int])
+    present: list[int] = msgspec.field(default_factory=list[int])
+    """Parked deliveries that this page answers. Where one is gone, because another worker that shares the partition has handled
+    it, nothing of the page is kept, and `FencedError` is raised."""
     suspects: dict[tuple[Partition, int], int] = msgspec.field(default_factory=dict[tuple[Partition, int], int])
     """How often the handling of a position began and never ended; 0 forgets it."""
     requests: list[int] = msgspec.field(default_factory=list[int])
@@ -192,8 +195,8 @@ class Store(Protocol):
         """Run the service's own schema; it has to be repeatable."""
         ...
 
-    async def assign(self, group: str, partitions: Sequence[Partition]) -> Sequence[Assignment]:
-        """Fence off every earlier owner of these partitions."""
+    async def assign(self, group: str, partitions: Sequence[Partition], *, shared: bool = False) -> Sequence[Assignment]:
+        """Fence off every earlier owner of these partitions; where they are `shared`, own them beside the others."""
         ...
 
     async def unassign(self, group: str, fences: dict[Partition, int]) -> None:

@@ -218,12 +218,13 @@ class MemoryStore:
 
     # Ownership and progress
 
-    async def assign(self, group: str, partitions: Sequence[Partition]) -> Sequence[Assignment]:
+    async def assign(self, group: str, partitions: Sequence[Partition], *, shared: bool = False) -> Sequence[Assignment]:
         assigned: list[Assignment] = []
         async with self.transaction() as transaction:
             for partition in partitions:
                 before = self.tables.progress.get((group, partition), _Progress())
-                after = _Progress(before.epoch + 1, before.position, running=True)
+                epoch = max(before.epoch, 1) if shared else before.epoch + 1
+                after = _Progress(epoch, before.position, running=True)
                 transaction.put(self.tables.progress, (group, partition), after)
                 assigned.append(Assignment(partition, after.epoch, after.position, clean=not before.running))
         return assigned
@@ -439,6 +440,11 @@ class MemoryTransaction:
                     f"group {page.group!r} no longer owns {partition.topic}/{partition.number}: another worker took it over "
                     "while this one was stopped. Nothing of this was kept; the new owner does it."
                 )
+
+        if any(id_ not in self._tables.parked for id_ in page.present):
+            raise FencedError(
+                f"another worker of group {page.group!r} has handled a delivery that waited, at the same time. Nothing of this was kept."
+            )
 
     def _mark(self, page: Page) -> None:
         inbox, now = self._tables.inbox, self._store.micros()

@@ -105,7 +105,7 @@ class SqliteStore:
 
     # Who may work
 
-    async def assign(self, group: str, partitions: Sequence[Partition]) -> Sequence[Assignment]:
+    async def assign(self, group: str, partitions: Sequence[Partition], *, shared: bool = False) -> Sequence[Assignment]:
         def write(connection: Connection) -> list[Assignment]:
             assigned: list[Assignment] = []
             for partition in partitions:
@@ -114,8 +114,9 @@ class SqliteStore:
                     "select epoch, position, running from store_progress where grp=? and topic=? and number=?", key
                 ).fetchone()
                 epoch, position, running = row or (0, None, 0)
-                connection.execute("insert or replace into store_progress values(?,?,?,?,?,1)", (*key, epoch + 1, position))
-                assigned.append(Assignment(partition, epoch + 1, position, not running))
+                epoch = max(epoch, 1) if shared else epoch + 1
+                connection.execute("insert or replace into store_progress values(?,?,?,?,?,1)", (*key, epoch, position))
+                assigned.append(Assignment(partition, epoch, position, not running))
             return assigned
 
         return await self.file.write(write, wakes=NOTHING)
@@ -170,6 +171,10 @@ class SqliteStore:
     def apply(self, connection: Connection, page: Page) -> None:
         """Write a page inside a transaction that the caller ends."""
         self._move(connection, page)
+        if page.present and not self._parked.all_there(connection, page.present):
+            raise FencedError(
+                f"another worker of group {page.group!r} has handled a delivery that waited, at the same time. Nothing of this was kept."
+            )
         if page.first:
             self._first(connection, page)
         if page.marks:

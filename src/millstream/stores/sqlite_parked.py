@@ -88,6 +88,12 @@ class SqliteParked:
                 return True
         return False
 
+    def all_there(self, connection: Connection, ids: Sequence[int]) -> bool:
+        """Whether all of these are parked, as seen inside the caller's transaction."""
+        sql = f"select count(*) from store_parked where id in ({','.join(str(int(id_)) for id_ in set(ids))})"  # noqa: S608
+        row = connection.execute(sql).fetchone()
+        return row is not None and row[0] == len(set(ids))
+
     def remove(self, connection: Connection, ids: Sequence[int]) -> None:
         """Remove these; what waited behind one of them is the first of its sequence now."""
         for id_ in ids:

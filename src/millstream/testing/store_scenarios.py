@@ -64,6 +64,42 @@ class StoreScenarios(WorkerGround):
             assert old.epoch < new.epoch < third.epoch
 
     @promised()
+    async def test_owners_that_share_a_partition_work_beside_each_other(self) -> None:
+        """Both commit, until somebody takes the partition for himself alone; an event that one has handled the other cannot handle."""
+        async with self.opened() as (broker, store):
+            ((one,), (two,)) = [await store.assign("g", [ONE], shared=True) for _ in range(2)]
+            mark = Mark("/s", "1")
+            await store.commit(Page(group="g", fences={ONE: one.epoch}, first=[mark]))
+
+            again = Page(group="g", fences={ONE: two.epoch}, first=[Mark("/s", "2"), mark], events=[self.envelope()])
+            await expect(FencedError, store.commit(again))
+            assert await store.handled("g", 0, [Mark("/s", "2")]) == set()
+            assert await self.published(broker, store) == []
+            await store.commit(Page(group="g", fences={ONE: two.epoch}, first=[Mark("/s", "2")]))
+
+            await store.assign("g", [ONE])
+            for stale in (one, two):
+                await expect(FencedError, store.commit(Page(group="g", fences={ONE: stale.epoch}, first=[Mark("/s", "3")])))
+
+    @promised()
+    async def test_what_waited_is_answered_once(self) -> None:
+        """Of two owners that took up the same parked delivery the second keeps nothing of what it did."""
+        async with self.opened() as (_, store):
+            (owner,) = await store.assign("g", [ONE], shared=True)
+            await store.commit(Page(group="g", fences={ONE: owner.epoch}, park=[self.parked()]))
+            (waiting,) = await store.parked("g")
+            mark = Mark("/s", "1")
+            answer = Page(group="g", fences={ONE: owner.epoch}, present=[waiting.id], unpark=[waiting.id])
+
+            await store.commit(answer)
+            answer.marks = [mark]
+            await expect(FencedError, store.commit(answer))
+            await expect(FencedError, store.commit(Page(group="g", fences={ONE: owner.epoch}, present=[waiting.id], park=[waiting])))
+
+            assert await store.handled("g", 0, [mark]) == set()
+            assert await store.parked("g") == []
+
+    @promised()
     async def test_a_partition_is_fenced_for_one_group_alone(self) -> None:
         """Other groups and other partitions keep their epochs and positions."""
         async with self.opened() as (_, store):

@@ -96,6 +96,7 @@ class RabbitPublisher:
         self._problem = ""
         self._oldest = (0, 0.0)
         """The number of the first message under way, and since when it is the first."""
+        self._pumping = False
         self._closing = False
 
     async def send(self, messages: Sequence[Outgoing]) -> Sequence[MillstreamError | None]:
@@ -110,9 +111,11 @@ class RabbitPublisher:
         self._pending.extend(messages)
         if self._watch is None:
             self._watch = self._loop.call_later(LOOK, self._look)
-        self._pump()
-        # Whoever stops waiting does not stop the sending.
-        await asyncio.shield(call.finished)
+        if not self._pumping:
+            # Once for all that publish now: what goes out together costs one call of the system.
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+        await call.finished
         return call.results
 
     async def close(self) -> None:
@@ -132,6 +135,7 @@ class RabbitPublisher:
 
     def _pump(self) -> None:
         """Hand over what may be under way."""
+        self._pumping = False
         channel = self._channel
         if channel is None:
             if self._connecting is None and self._pending:

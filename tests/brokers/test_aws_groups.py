@@ -1,0 +1,391 @@
+"""What is particular to SNS and SQS: names, attributes, limits, partial failures, members that are killed, and programs that are not ours."""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.brokers.aws_server import MINISTACK, MOTO, aws_url
+from tests.brokers.aws_worker import Moved, worker
+from tools.services.aws import Ministack
+from tools.services.service import HOME
+
+from millstream.brokers.aws import AwsBroker
+from millstream.brokers.aws_client import AwsService
+from millstream.brokers.aws_wire import LARGEST, MOST_ATTRIBUTES, MOST_BYTES, entry_of, entry_of_raw, group_of
+from millstream.contracts.codec import from_structured
+from millstream.contracts.envelope import Envelope
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, TooLargeError
+from millstream.core.broker import Delivery, Group, Message, Topic
+from millstream.testing.broker_ground import Member
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+PATIENCE = 30.0
+
+
+def unique(word: str) -> str:
+    return f"{word}.{secrets.token_hex(4)}"
+
+
+def event_of(topic: str, number: int = 0, **attributes: Any) -> Envelope:
+    given: dict[str, Any] = {
+        "id": f"{topic}-{number}", "source": "/test", "type": "made", "key": f"k{number % 4}", "topic": topic,
+        "time": 1_767_225_600_000_000 + number, "data": b'{"number":%d}' % number,
+    }  # fmt: skip
+    return Envelope(**(given | attributes))
+
+
+@pytest.fixture(params=[MINISTACK, MOTO])
+async def broker(request: pytest.FixtureRequest) -> AsyncGenerator[AwsBroker]:
+    async with AwsBroker(aws_url(request.param)) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def ministack() -> AsyncGenerator[AwsBroker]:
+    async with AwsBroker(aws_url()) as broker:
+        yield broker
+
+
+async def declared(broker: AwsBroker) -> tuple[str, str]:
+    topic, group = unique("made"), unique("group")
+    await broker.declare([Topic(name=topic)], [Group(name=group, topics=(topic,))])
+    return topic, group
+
+
+async def taken(member: Member, count: int, *, settle: bool = True) -> list[Delivery]:
+    items: list[Delivery] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(items) < count:
+            items += (came := await member.step(count - len(items)))
+            if settle:
+                await member.settle(came)
+    return items
+
+
+def clients(broker: AwsBroker) -> Any:
+    """The clients of SNS and SQS that a broker has."""
+    return broker._clients  # pyright: ignore[reportPrivateUsage]
+
+
+# Attributes and limits, which need no server
+
+
+def test_an_event_has_few_attributes_whatever_it_carries() -> None:
+    full = event_of(
+        "t", correlation="c", causation="e", attempt="g/1", version=3, schema="http://s/1", tracestate="v=1",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", extensions={f"x{n}": str(n) for n in range(20)},
+    )  # fmt: skip
+    raw = Message(topic="t", body=b"{}", headers=tuple((f"x{n}", b"1") for n in range(20)))
+
+    assert len(entry_of(full).attributes) <= MOST_ATTRIBUTES
+    assert len(entry_of_raw(raw, fifo=True).attributes) <= MOST_ATTRIBUTES
+
+
+def test_what_is_too_large_is_said_to_be() -> None:
+    with pytest.raises(TooLargeError, match=str(LARGEST)):
+        entry_of(event_of("t", data=b"x" * (LARGEST + 1)))
+    with pytest.raises(TooLargeError, match=str(MOST_BYTES)):
+        entry_of(event_of("t", extensions={"long": "x" * MOST_BYTES}))
+
+
+def test_letters_that_aws_refuses_arrive_all_the_same() -> None:
+    entry = entry_of(event_of("t", data='{"a":"\ufffe\uffff"}'.encode()))
+
+    assert "\ufffe" not in entry.body
+
+
+def test_every_key_has_a_message_group_that_aws_allows() -> None:
+    groups = {key: group_of(key.encode()) for key in ("k", "a/b c:d", "ключ", "=", "#", "k" * 128, "k" * 129, "")}
+
+    assert groups["k"] == "k"
+    assert groups["k" * 128] == "k" * 128
+    assert all(0 < len(group) <= 128 and group.isascii() and " " not in group for group in groups.values())
+    assert len(set(groups.values())) == len(groups)
+
+
+# Names
+
+
+async def test_two_topics_that_become_the_same_name_are_refused(broker: AwsBroker) -> None:
+    name = secrets.token_hex(4)
+    await broker.declare([Topic(name=f"a.{name}")], [])
+
+    with pytest.raises(ConfigurationError, match=f"a.{name}"):
+        await broker.declare([Topic(name=f"a-{name}")], [])
+
+    (error,) = await broker.publish([event_of(f"a-{name}")])
+    assert isinstance(error, ConfigurationError)
+
+
+async def test_two_groups_that_become_the_same_name_are_refused(broker: AwsBroker) -> None:
+    topic, name = unique("made"), secrets.token_hex(4)
+    await broker.declare([], [Group(name=f"a.{name}", topics=(topic,))])
+
+    with pytest.raises(ConfigurationError, match=f"a.{name}"):
+        await broker.declare([], [Group(name=f"a-{name}", topics=(topic,))])
+
+
+async def test_long_names_are_told_apart(ministack: AwsBroker) -> None:
+    name = secrets.token_hex(4)
+    topics = [f"{'very.' * 12}{name}.{end}" for end in ("one", "two")]
+    groups = [f"{'long.' * 12}{name}.{end}" for end in ("one", "two")]
+    await ministack.declare([], [Group(name=group, topics=tuple(topics)) for group in groups])
+
+    await ministack.publish([event_of(topic) for topic in topics])
+
+    for group in groups:
+        member = Member(await ministack.open(group, "m"))
+        assert {delivery.partition.topic for delivery in await taken(member, 2)} == set(topics)
+        await member.close()
+
+
+async def test_a_queue_lets_its_topic_write_and_nobody_else(broker: AwsBroker) -> None:
+    topic, group = await declared(broker)
+    (queue,) = (await broker._topology.group(group)).values()  # pyright: ignore[reportPrivateUsage]
+
+    answer = await clients(broker).sqs.call("get_queue_attributes", QueueUrl=queue.url, AttributeNames=["Policy"])
+
+    (statement,) = json.loads(answer["Attributes"]["Policy"])["Statement"]
+    assert (statement["Principal"], statement["Action"]) == ({"Service": "sns.amazonaws.com"}, "sqs:SendMessage")
+    assert statement["Condition"]["ArnEquals"]["aws:SourceArn"].endswith(f":millstream-{topic.replace('.', '-')}.fifo")
+
+
+# Publishing
+
+
+class Failing:
+    """SNS that stores only some entries of a batch, and says so."""
+
+    def __init__(self, service: AwsService, fails: Sequence[str]) -> None:
+        self._service, self._fails = service, fails
+        self.sizes: list[int] = []
+
+    async def call(self, operation: str, **arguments: Any) -> Any:
+        entries = arguments["PublishBatchRequestEntries"]
+        self.sizes.append(len(entries))
+        bad = [entry for entry in entries if json.loads(entry["Message"])["id"] in self._fails]
+        good = [entry for entry in entries if entry not in bad]
+        answer = await self._service.call(operation, **(arguments | {"PublishBatchRequestEntries": good})) if good else {}
+        failed = [{"Id": entry["Id"], "Code": "InternalError", "Message": "not now", "SenderFault": False} for entry in bad]
+        return {"Successful": answer.get("Successful", []), "Failed": failed}
+
+
+async def test_an_entry_that_fails_holds_up_its_key_and_nobody_else(ministack: AwsBroker) -> None:
+    topic, group = await declared(ministack)
+    events = [event_of(topic, number) for number in range(12)]  # keys k0 to k3, three of each
+    publisher: Any = ministack._publisher  # pyright: ignore[reportPrivateUsage]
+    publisher._sns = Failing(clients(ministack).sns, [f"{topic}-5"])
+
+    results = await ministack.publish(events)
+
+    # 5 is the second of k1, and 9 the third.
+    assert [number for number, result in enumerate(results) if result is not None] == [5, 9]
+    assert isinstance(results[5], BrokerUnavailableError)
+    assert isinstance(results[9], BrokerError)
+    member = Member(await ministack.open(group, "m"))
+    came = {delivery.envelope.id for delivery in await taken(member, 10) if delivery.envelope}
+    await member.close()
+    assert came == {e.id for number, e in enumerate(events) if number not in (5, 9)}
+
+
+async def test_batches_are_full_under_load(ministack: AwsBroker) -> None:
+    topic, _ = await declared(ministack)
+    publisher: Any = ministack._publisher  # pyright: ignore[reportPrivateUsage]
+    failing = publisher._sns = Failing(clients(ministack).sns, ())
+
+    async def publish(number: int) -> None:
+        assert list(await ministack.publish([event_of(topic, number, key=f"k{number}")])) == [None]
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(200):
+            tasks.create_task(publish(number))
+
+    assert sum(failing.sizes) == 200
+    assert len(failing.sizes) <= 22, f"the batches had {failing.sizes} entries"
+
+
+async def test_what_is_published_again_is_no_second_event(ministack: AwsBroker) -> None:
+    topic, group = await declared(ministack)
+    for _ in range(3):
+        await ministack.publish([event_of(topic, 1)])
+    await ministack.publish([event_of(topic, 2)])
+
+    member = Member(await ministack.open(group, "m"))
+    came = await taken(member, 2)
+    await member.close()
+
+    assert [delivery.envelope.id for delivery in came if delivery.envelope] == [f"{topic}-1", f"{topic}-2"]
+
+
+# Receiving
+
+
+async def test_what_a_handler_keeps_for_long_does_not_come_again(ministack: AwsBroker) -> None:
+    topic, group = await declared(ministack)
+    await ministack.publish([event_of(topic, number, key=f"k{number}") for number in range(20)])
+    member, other = Member(await ministack.open(group, "1")), Member(await ministack.open(group, "2"))
+    in_hand = await taken(member, 20, settle=False)
+
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 6  # the messages would be visible again after 4
+    while loop.time() < until:
+        assert await other.step(wait=0.5) == []
+        assert await member.step(wait=0.1) == []
+    await member.settle(in_hand)
+    await member.close()
+    await other.close()
+
+    (state,) = await ministack.positions(group)
+    assert (state.waiting.value, state.waiting.quality) == (0, "estimated")
+
+
+async def test_what_waits_is_counted(broker: AwsBroker) -> None:
+    topic, group = await declared(broker)
+    await broker.publish([event_of(topic, number) for number in range(7)])
+
+    (state,) = await broker.positions(group)
+
+    assert (state.waiting.value, state.waiting.quality) == (7, "estimated")
+    assert (state.committed.value, state.head.value) == (None, None)
+
+
+async def test_a_worker_that_is_killed_is_taken_over_from(tmp_path: Path) -> None:
+    name, url = f"taken-{secrets.token_hex(4)}", aws_url(options=f"prefix=t{secrets.token_hex(4)}-")
+    survivor = worker(name, url, tmp_path)
+    async with survivor:
+        command = [sys.executable, "-m", "tests.brokers.aws_worker", name, url, str(tmp_path)]
+        process = await asyncio.create_subprocess_exec(*command)
+        try:
+            await survivor.publish_many([Moved(f"k{number % 20}", number) for number in range(400)])
+            await _until_rows(survivor, 30)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+        stop = asyncio.Event()
+        running = asyncio.create_task(survivor.run(stop))
+        rows = await _until_rows(survivor, 400)
+        stop.set()
+        await running
+
+    assert sorted(number for _, number in rows) == list(range(400)), "an event had no effect, or two"
+    for key in {key for key, _ in rows}:
+        numbers = [number for k, number in rows if k == key]
+        assert numbers == sorted(numbers), f"{key} was handled out of order"
+
+
+async def _until_rows(app: Any, count: int) -> list[tuple[str, int]]:
+    async with asyncio.timeout(PATIENCE * 2):
+        while len(rows := await app.read("select key, number from effect order by ordinal")) < count:
+            await asyncio.sleep(0.05)
+    return rows
+
+
+# A server that does not answer
+
+
+async def test_nothing_is_lost_while_the_server_does_not_answer(tmp_path: Path) -> None:
+    aws_url()
+    server = Ministack(tmp_path / "ministack")
+    server.start()
+    try:
+        async with AwsBroker(f"{server.url}&visibility=4&poll=1&timeout=2") as broker:
+            topic, group = await declared(broker)
+            member = Member(await broker.open(group, "m"))
+            await broker.publish([event_of(topic, 1)])
+            await taken(member, 1)
+            _signal_all(server.pid, signal.SIGSTOP)
+            (error,) = await broker.publish([event_of(topic, 2)])
+            _signal_all(server.pid, signal.SIGCONT)
+            assert isinstance(error, BrokerUnavailableError)
+
+            assert list(await broker.publish([event_of(topic, 2), event_of(topic, 3)])) == [None, None]
+            after = Member(await broker.open(group, "n"))
+            expected, seen = {f"{topic}-2", f"{topic}-3"}, set[str]()
+            async with asyncio.timeout(PATIENCE):
+                while not seen.issuperset(expected):
+                    came = await after.step()
+                    seen |= {delivery.envelope.id for delivery in came if delivery.envelope}
+                    await after.settle(came)
+            await after.close()
+            await member.close()
+    finally:
+        server.stop(kill=True)
+
+
+async def test_a_server_that_is_away_is_said_to_be() -> None:
+    async with AwsBroker("aws://test:test@us-east-1?endpoint=http://127.0.0.1:9&timeout=1") as broker:
+        (error,) = await broker.publish([event_of("t")])
+        assert isinstance(error, BrokerUnavailableError)
+        with pytest.raises(BrokerUnavailableError):
+            await broker.declare([Topic(name="t")], [])
+
+
+def _signal_all(pid: int | None, number: signal.Signals) -> None:
+    """To a process that we have started, and its children."""
+    assert pid is not None
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for one in (pid, *map(int, children)):
+        os.kill(one, number)
+
+
+# Programs that are not ours
+
+
+BOTO3 = """
+import boto3, json, sys
+region, endpoint, topic, queue = sys.argv[1:]
+given = dict(region_name=region, endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test")
+sns, sqs = boto3.client("sns", **given), boto3.client("sqs", **given)
+pages = sns.get_paginator("list_topics").paginate()
+arn = next(t["TopicArn"] for page in pages for t in page["Topics"] if t["TopicArn"].endswith(":" + topic))
+sns.publish(TopicArn=arn, Message=json.dumps({"orderId": 1}), MessageGroupId="k", MessageDeduplicationId="one")
+url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+read = []
+while len(read) < 2:
+    for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2, MessageAttributeNames=["All"]).get("Messages", []):
+        read.append({"body": message["Body"], "attributes": {n: a["StringValue"] for n, a in message.get("MessageAttributes", {}).items()}})
+        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+print(json.dumps(read))
+"""
+
+
+async def test_a_plain_boto3_program_publishes_and_reads(tmp_path: Path) -> None:
+    python = HOME / "moto-env/bin/python"
+    url = aws_url()
+    if not python.exists():
+        pytest.skip("there is no boto3 here: make services ONLY=aws")
+    program = tmp_path / "program.py"
+    program.write_text(BOTO3)
+    async with AwsBroker(url) as broker:
+        topic, group = await declared(broker)
+        theirs = unique("theirs")
+        await broker.declare([], [Group(name=theirs, topics=(topic,))])
+        sent = event_of(topic, 1, data=b'{"orderId":2}')
+        assert list(await broker.publish([sent])) == [None]
+        names: Any = broker._names  # pyright: ignore[reportPrivateUsage]
+        endpoint = url.partition("endpoint=")[2].partition("&")[0]
+        arguments = ["us-east-1", endpoint, names.topic(topic), names.queue(theirs, topic)]
+        done = await asyncio.to_thread(
+            subprocess.run, [str(python), str(program), *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+        member = Member(await broker.open(group, "m"))
+        came = await taken(member, 2)
+        await member.close()
+
+    bare = next(delivery.message for delivery in came if delivery.message)
+    assert (bare.body, bare.key) == (b'{"orderId": 1}', b"k")
+    assert bare.id
+    read = json.loads(done.stdout)
+    (ours,) = [message for message in read if message["attributes"]]
+    assert ours["attributes"] == {"content-type": "application/cloudevents+json", "type": "made"}
+    assert from_structured(ours["body"].encode(), topic) == sent

@@ -11,7 +11,7 @@ from tests.brokers.servers import server_url
 from tools.services.rabbitmq import RabbitMQ
 
 from millstream.brokers import rabbitmq_amqp as amqp
-from millstream.brokers.rabbitmq import RabbitBroker, _others_of
+from millstream.brokers.rabbitmq import RabbitBroker, others_of
 from millstream.contracts.envelope import Envelope
 from millstream.core.broker import Delivery, Group, Topic
 from millstream.testing.broker_ground import Member
@@ -56,7 +56,7 @@ async def tidied(url: str) -> AsyncGenerator[None]:
             )
             async with await broker._channel() as channel:
                 for name in new:
-                    for exchange in (name, _others_of(name)):
+                    for exchange in (name, others_of(name)):
                         await channel.call(amqp.EXCHANGE_DELETE, amqp.short(0), amqp.short_text(exchange), amqp.bits(False))
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.brokers.rabbitmq_server import declared, made, published, rabbitmq_url, taken, tidied, unique, until
 
 from millstream import App, Context, event
-from millstream.brokers.rabbitmq import RabbitBroker, _queue_of
+from millstream.brokers.rabbitmq import RabbitBroker, queue_of
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 from millstream.core.broker import Group, Partition, Topic
 from millstream.testing.broker_ground import Member
@@ -152,7 +152,7 @@ async def test_a_queue_that_was_deleted_stops_its_group_with_a_reason(broker: Ra
     member = Member(await broker.open(group, "m"))
     await until(lambda: len(member.partitions) == 4, member.step, lambda: "not all were assigned")
 
-    plain.queue_delete(_queue_of(group, Partition(topic, 2)))
+    plain.queue_delete(queue_of(group, Partition(topic, 2)))
 
     with pytest.raises(BrokerError, match="is not on"):
         await until(lambda: False, member.step, lambda: "nobody was told")
@@ -171,7 +171,7 @@ async def test_names_that_are_anothers_are_refused(broker: RabbitBroker, plain: 
     exchange = unique("orders")
     plain.exchange_declare(exchange, "direct")
     topic, group = unique("made"), unique("group")
-    queue = _queue_of(group, Partition(topic, 0))
+    queue = queue_of(group, Partition(topic, 0))
     plain.queue_declare(queue, durable=True)
     try:
         with pytest.raises(ConfigurationError, match="another's"):

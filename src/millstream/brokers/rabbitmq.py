@@ -120,7 +120,7 @@ class RabbitBroker:
                 "come later. Declare it with start='latest', or use a broker that keeps history."
             )
         for name in group.topics:
-            queue = _queue_of(group.name, Partition(name, 9999))
+            queue = queue_of(group.name, Partition(name, 9999))
             if len(f"{queue}:claim".encode()) > LONGEST_NAME:
                 raise ConfigurationError(
                     f"group {group.name[:80]!r} and topic {name[:80]!r} have names that are together longer than a queue's may be "
@@ -130,7 +130,7 @@ class RabbitBroker:
     async def _declare_exchange(self, name: str) -> None:
         if name in self._exchanges:
             return
-        others = _others_of(name)
+        others = others_of(name)
         async with await self._channel() as channel:
             try:
                 # What comes with another routing key than a partition's goes to the first partition.
@@ -140,8 +140,8 @@ class RabbitBroker:
                 if error.code != DIFFERENT:
                     raise
                 raise ConfigurationError(
-                    f"topic {name!r} cannot be had on {self.name}, because an exchange of this name is there and is another's: {error.text}. "
-                    "Choose another name, or remove the exchange."
+                    f"topic {name!r} cannot be had on {self.name}, because an exchange of this name is there and is another's: "
+                    f"{error.text}. Choose another name, or remove the exchange."
                 ) from error
         self._exchanges.add(name)
 
@@ -165,11 +165,11 @@ class RabbitBroker:
         """Have the group's queues of a topic, filled from now on."""
         connection = await self._connected()
         async with await connection.channel() as channel:
-            names = [_queue_of(group, Partition(topic, number)) for number in range(partitions)]
+            names = [queue_of(group, Partition(topic, number)) for number in range(partitions)]
             asked = [channel.ask_queue(name, _group_arguments(connection)) for name in names]
             asked += [channel.ask_binding(name, topic, route_of(number)) for number, name in enumerate(names)]
             # Last: before its queues take what is theirs, nothing of it may seem to be somebody else's.
-            asked.append(channel.ask_binding(names[0], _others_of(topic)))
+            asked.append(channel.ask_binding(names[0], others_of(topic)))
             try:
                 await _all(channel, asked)
             except RefusedError as error:
@@ -403,7 +403,7 @@ def _process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _queue_of(group: str, partition: Partition) -> str:
+def queue_of(group: str, partition: Partition) -> str:
     """The queue of a group's partition; a colon in a name is written as %3A, so that no two have the same."""
     return f"{_plain(group)}:{_plain(partition.topic)}:{partition.number}"
 
@@ -414,14 +414,14 @@ def _plain(name: str) -> str:
 
 def _queues_of(group: str, record: GroupRecord, register: Register) -> dict[Partition, str]:
     return {
-        (partition := Partition(topic, number)): _queue_of(group, partition)
+        (partition := Partition(topic, number)): queue_of(group, partition)
         for topic in record.topics
         if topic in register.topics
         for number in range(register.topics[topic].partitions)
     }
 
 
-def _others_of(topic: str) -> str:
+def others_of(topic: str) -> str:
     """The exchange for what comes with another routing key than a partition's."""
     return f"millstream.others:{topic}"
 
@@ -448,9 +448,10 @@ def _check_topic(topic: Topic) -> None:
         raise ConfigurationError("a topic has no name, and an event could not be published to it; give it one")
     if topic.name.startswith(INTERNAL):
         raise ConfigurationError(f"topic {topic.name!r} begins like an internal name of RabbitMQ or Millstream. Choose another name.")
-    if len(_others_of(topic.name).encode()) > LONGEST_NAME:
+    if len(others_of(topic.name).encode()) > LONGEST_NAME:
         raise ConfigurationError(
-            f"topic {topic.name[:80]!r}... is longer than the name of an exchange may be ({LONGEST_NAME} bytes, and some are needed). Shorten it."
+            f"topic {topic.name[:80]!r}... is longer than the name of an exchange may be ({LONGEST_NAME} bytes, some of them "
+            "ours). Shorten it."
         )
     if topic.partitions is not None and topic.partitions < 1:
         raise ConfigurationError(f"topic {topic.name!r}: {topic.partitions} partitions hold nothing; a topic has at least one")
@@ -477,9 +478,9 @@ def _verify(register: Register, topics: "Sequence[Topic] | Any", groups: Sequenc
         record = register.groups.get(group.name)
         if record is not None and record.store and group.store and record.store != group.store:
             raise StoreMismatchError(
-                f"group {group.name!r} keeps its progress in the store {record.store}, and this one is {group.store}: two stores would each "
-                f"take the group for theirs. Open the store it had, or remove the group (`millstream groups forget {group.name}`) and let "
-                "it begin anew."
+                f"group {group.name!r} keeps its progress in the store {record.store}, and this one is {group.store}: two stores would "
+                f"each take the group for theirs. Open the store it had, or remove the group (`millstream groups forget {group.name}`) "
+                "and let it begin anew."
             )
 
 

@@ -7,7 +7,7 @@ happens to an event, so events are written and read here, straight from and to b
 import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 PROTOCOL = b"AMQP\x00\x00\x09\x01"
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
@@ -95,7 +95,7 @@ def _field(value: Any) -> bytes:
     if isinstance(value, int):
         return b"l" + struct.pack(">q", value)
     if isinstance(value, Mapping):
-        return b"F" + table(value)
+        return b"F" + table(cast("Mapping[str, Any]", value))
     return b"S" + long_text(value.encode() if isinstance(value, str) else value)
 
 

@@ -202,7 +202,9 @@ class Connection(asyncio.Protocol):
                 self.server = amqp.read_start(payload)
                 capabilities = {
                     name: True
-                    for name in ("publisher_confirms", "consumer_cancel_notify", "basic.nack", "connection.blocked", "authentication_failure_close")
+                    for name in (
+                        "publisher_confirms", "consumer_cancel_notify", "basic.nack", "connection.blocked", "authentication_failure_close",
+                    )
                 }  # fmt: skip
                 properties = {
                     "product": "millstream", "platform": f"Python {platform.python_version()}", "connection_name": self._title,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -60,7 +60,13 @@ Publish = Callable[[Outgoing], Awaitable[MillstreamError | None]]
 class RabbitRegister:
     """Reads and changes the register, one process at a time."""
 
-    def __init__(self, name: str, connect: Callable[[], Awaitable[Connection]], publish: Publish, arguments: Callable[[Connection], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Awaitable[Connection]],
+        publish: Publish,
+        arguments: Callable[[Connection], Mapping[str, Any]],
+    ) -> None:
         self._name = name
         self._connect = connect
         self._publish = publish

@@ -6,6 +6,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from msgspec import structs
 
@@ -322,7 +323,8 @@ class RabbitSubscription:
     def start(self, partition: Partition, position: int | None) -> None:
         if position is not None:
             raise ConfigurationError(
-                f"group {self.group!r}: a queue of RabbitMQ has no positions, so nobody can go on at {position}. It goes on where it stands."
+                f"group {self.group!r}: a queue of RabbitMQ has no positions, so nobody can go on at {position}. It goes on "
+                "where it stands."
             )
         claim = self.claims.get(partition)
         if claim is not None:
@@ -375,7 +377,8 @@ class RabbitSubscription:
 
     async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
         raise ConfigurationError(
-            f"{self._connection.settings.name} cannot publish and settle in one step. Have the handler take a Transaction: its store's outbox can."
+            f"{self._connection.settings.name} cannot publish and settle in one step. Have the handler take a "
+            "Transaction: its store's outbox can."
         )
 
     async def close(self) -> None:
@@ -397,7 +400,7 @@ def _claim_of(queue: str) -> str:
     return f"{queue}:claim"
 
 
-def _heed(future: "asyncio.Future[object]") -> None:
+def _heed(future: "asyncio.Future[Any]") -> None:
     """Nobody waits for it."""
     if not future.cancelled():
         future.exception()

@@ -35,7 +35,7 @@ SLOW = (
     "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py",
 )  # fmt: skip
 #: Tests on real servers, which wait more than they work: `make test` runs them in a process of their own.
-SERVERS = re.compile(r"tests/brokers/test_(kafka|rabbitmq|aws|nats|redis)")
+SERVERS = re.compile(r"tests/brokers/test_(kafka|rabbitmq|aws|nats|redis)|tests/.*_on_brokers")
 _run_python = PythonEvaluator()
 
 

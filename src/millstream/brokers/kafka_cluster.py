@@ -32,6 +32,10 @@ log = logging.getLogger("millstream.kafka")
 #: Seconds that a request of ours may take, with its repetitions.
 PATIENCE = 10.0
 PAUSE = 0.05
+#: How long a group's coordinator has for an answer, in seconds.
+COORDINATOR = 3.0
+#: After an outage a client of librdkafka may ask a coordinator for ever over a connection that is gone: a new one does not.
+STUCK = (KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER)
 #: Somebody works in the group.
 BUSY = (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION)
 #: Its futures carry no types.
@@ -70,11 +74,7 @@ class KafkaCluster:
 
     async def connect(self) -> None:
         """Find the cluster; raises `BrokerUnavailableError` when nobody answers."""
-        settings: dict[str, Any] = {**self._settings.client, "client.id": "millstream", "error_cb": self._note_error}
-        try:
-            self._admin = AdminClient(settings, logger=CLIENT_LOG)
-        except KafkaException as error:
-            raise ConfigurationError(f"{self.name}: {error_of(error).str()}. Correct the URL's options.") from error
+        self._admin = self._new_admin()
         try:
             found = await self._one("finding the cluster", lambda admin: admin.describe_cluster(request_timeout=PATIENCE))
         except BrokerUnavailableError as error:
@@ -87,6 +87,13 @@ class KafkaCluster:
         self.id, self.servers = found.cluster_id, len(found.nodes)
         if self._settings.protocol is None:
             self.protocol = await self._best_protocol(str(found.nodes[0].id_string))
+
+    def _new_admin(self) -> Admin:
+        settings: dict[str, Any] = {**self._settings.client, "client.id": "millstream", "error_cb": self._note_error}
+        try:
+            return AdminClient(settings, logger=CLIENT_LOG)
+        except KafkaException as error:
+            raise ConfigurationError(f"{self.name}: {error_of(error).str()}. Correct the URL's options.") from error
 
     def close(self) -> None:
         """Forget the connection."""
@@ -226,8 +233,9 @@ class KafkaCluster:
         request = ConsumerGroupTopicPartitions(group, wanted)
         answers = await self._ask(
             f"asking where group {group!r} stands",
-            lambda admin: admin.list_consumer_group_offsets([request], request_timeout=PATIENCE),
+            lambda admin: admin.list_consumer_group_offsets([request], request_timeout=COORDINATOR),
             leave=(KafkaError.GROUP_ID_NOT_FOUND,),
+            of_coordinator=True,
         )
         if isinstance(answers[group], KafkaException):
             return {Partition(w.topic, w.partition): None for w in wanted}
@@ -243,8 +251,9 @@ class KafkaCluster:
         request = ConsumerGroupTopicPartitions(group, [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()])
         answers = await self._ask(
             f"moving group {group!r}",
-            lambda admin: admin.alter_consumer_group_offsets([request], request_timeout=PATIENCE),
+            lambda admin: admin.alter_consumer_group_offsets([request], request_timeout=COORDINATOR),
             leave=BUSY,
+            of_coordinator=True,
         )
         if isinstance(answers[group], KafkaException):
             return False
@@ -259,8 +268,9 @@ class KafkaCluster:
         """Which member has which partition now."""
         answers = await self._ask(
             f"describing group {group!r}",
-            lambda admin: admin.describe_consumer_groups([group], request_timeout=PATIENCE),
+            lambda admin: admin.describe_consumer_groups([group], request_timeout=COORDINATOR),
             leave=(KafkaError.GROUP_ID_NOT_FOUND,),
+            of_coordinator=True,
         )
         if isinstance(answers[group], KafkaException):
             return {}
@@ -275,8 +285,9 @@ class KafkaCluster:
         """Remove a group's offsets; raises `BrokerError` while somebody works in it."""
         answers = await self._ask(
             f"removing group {group!r}",
-            lambda admin: admin.delete_consumer_groups([group], request_timeout=PATIENCE),
+            lambda admin: admin.delete_consumer_groups([group], request_timeout=COORDINATOR),
             leave=(KafkaError.GROUP_ID_NOT_FOUND, KafkaError.NON_EMPTY_GROUP),
+            of_coordinator=True,
         )
         refused = answers[group]
         if isinstance(refused, KafkaException) and error_of(refused).code() == KafkaError.NON_EMPTY_GROUP:
@@ -298,14 +309,19 @@ class KafkaCluster:
         start: Callable[[Admin], Mapping[Any, Future[Any]]],
         leave: Sequence[int] = (),
         wait_for: Sequence[int] = (),
+        of_coordinator: bool = False,
     ) -> dict[Any, Any]:
         """The answer to each part of a request.
 
         Errors that `leave` names are answers; those that `wait_for` names, or that may pass, are asked again.
         """
-        admin = self._client()
+        if of_coordinator:
+            # librdkafka aborts the process when such a request meets a connection that is gone (its issue 4605): first
+            # another one, which waits for the servers as it should.
+            await self._one("finding the cluster", lambda admin: admin.describe_cluster(request_timeout=PATIENCE))
         deadline = time.monotonic() + PATIENCE
         while True:
+            admin = self._client()
             futures = start(admin)
             answers = await asyncio.gather(*map(asyncio.wrap_future, futures.values()), return_exceptions=True)
             # Its log lines wait in there until somebody asks for them.
@@ -316,6 +332,8 @@ class KafkaCluster:
             error = refused[0]
             if not isinstance(error, KafkaException):
                 raise error
+            if of_coordinator and error_of(error).code() in STUCK:
+                self._admin = self._new_admin()
             passes = is_passing(error_of(error)) or error_of(error).code() in wait_for
             if not passes or time.monotonic() > deadline:
                 raise failure(error, f"{self.name}: {what}") from error

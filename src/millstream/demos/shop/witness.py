@@ -52,13 +52,13 @@ class Witness:
             witness = cls(settings, broker)
             topics = [Topic(name=name, keyed=True) for name in TOPICS]
             await broker.declare(topics, [Group(name=witness._group, topics=TOPICS, start=settings.start)])
-            tasks = [asyncio.create_task(witness._watch()), asyncio.create_task(witness._look())]
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(witness._watch()), tasks.create_task(witness._look())]
+                try:
+                    yield
+                finally:
+                    for task in working:
+                        task.cancel()
 
     async def _watch(self) -> None:
         """Write down what comes, however often the broker goes away."""

@@ -1,0 +1,88 @@
+"""The shop on real brokers: the same services, the same proof, while the broker itself goes away and comes back."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.brokers.servers import server_url
+from tools.services.aws import Aws, Ministack
+from tools.services.kafka import Kafka
+from tools.services.rabbitmq import RabbitMQ
+from tools.services.service import Service
+
+COMMAND = (sys.executable, "-m", "millstream", "demo", "shop", "--prove", "--seed", "1", "--output", "json", "--seconds", "12")
+
+
+def stop_and_kill(service: Service, at: Callable[[int], None]) -> None:
+    """The server is stopped as one should, and later killed; each time it comes back with what it had."""
+    at(40)
+    service.stop()
+    service.start()
+    at(120)
+    service.stop(kill=True)
+    service.start()
+
+
+def cut_off(service: Service, at: Callable[[int], None]) -> None:
+    """What keeps its messages in memory stands still instead, as if the network were cut."""
+    assert service.is_running()
+    for number in (40, 120):
+        at(number)
+        pid = Ministack().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            at(number + 5)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("service", "variable", "fault"),
+    [
+        (Kafka(), "MILLSTREAM_TEST_KAFKA", stop_and_kill),
+        (RabbitMQ(), "MILLSTREAM_TEST_RABBITMQ", stop_and_kill),
+        (Aws(), "MILLSTREAM_TEST_AWS", cut_off),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_the_proof_holds_while_the_broker_goes_away_and_comes_back(
+    service: Service, variable: str, fault: Callable[[Service, Callable[[int], None]], None], tmp_path: Path
+) -> None:
+    """Services are killed, events come twice and poisoned, and the broker has its own troubles: no promise is broken."""
+    url = server_url(service.name, variable)
+    if service.env().get(variable) != url:
+        pytest.skip("this server was not started by `make services`, so it is not stopped")
+    run = subprocess.Popen(
+        [*COMMAND, "--broker", url, "--data", str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    answers = tmp_path / "answers.jsonl"
+
+    def answered(count: int) -> None:
+        """Wait until customers have so many answers; those of a shop that is closed already will do."""
+        while not (answers.exists() and answers.read_bytes().count(b"\n") >= count):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(0.05)
+                return
+
+    fault(service, answered)
+    out, err = run.communicate(timeout=120)
+
+    assert run.returncode in (0, 1), err
+    proof: dict[str, Any] = json.loads(out.splitlines()[-1])
+    assert [each for each in proof["invariants"] if not each["ok"]] == []
+    assert (run.returncode, proof["broker"]) == (0, url.partition(":")[0])
+    assert all(proof["counts"][name] for name in ("orders", "published", "kills", "duplicates", "poison"))

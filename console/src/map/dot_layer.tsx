@@ -63,11 +63,17 @@ function animate(
   let colours = coloursOf(element);
   let coloured = performance.now();
   let frame = 0;
+  // Asked for in a frame, it would have everything laid out that has changed.
+  let [width, height] = [element.clientWidth, element.clientHeight];
+  const observer = new ResizeObserver(() => {
+    [width, height] = [element.clientWidth, element.clientHeight];
+    if (!frame) draw();
+  });
+  observer.observe(element);
 
   const draw = () => {
     if (!context) return;
     const ratio = Math.min(2, devicePixelRatio || 1);
-    const [width, height] = [element.clientWidth, element.clientHeight];
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
@@ -102,6 +108,7 @@ function animate(
   }, 1000);
   return () => {
     stop();
+    observer.disconnect();
     clearInterval(timer);
     cancelAnimationFrame(frame);
     paint.current = () => undefined;

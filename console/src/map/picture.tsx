@@ -22,6 +22,8 @@ export interface Picturing {
 /** The map itself; the same picture on the screen and in an exported file. */
 export function Picture({ graph, layout, selected, lit, walk, played }: Picturing) {
   const nodes = inFlow(graph, layout);
+  const paces = pacesOf(graph);
+  const severities = new Map(graph.nodes.map((node) => [node.id, node.node.health?.severity ?? 0]));
   const shown = walk && played !== null ? new Set(walk.steps.slice(0, played).map((step) => step.edge)) : null;
   return (
     <>
@@ -48,7 +50,7 @@ export function Picture({ graph, layout, selected, lit, walk, played }: Picturin
               width={widthOf(edge.edge)}
               pace={edge.edge.observed ? rate(edge.edge.rate) : ""}
               label={labelOf(edge, graph.window)}
-              behind={behind(graph, edge)}
+              behind={edge.from.startsWith("event:") && (severities.get(edge.to) ?? 0) >= 6}
               failed={edge.edge.failed > 0}
               selected={selected === edge.id}
               faded={faded}
@@ -75,7 +77,7 @@ export function Picture({ graph, layout, selected, lit, walk, played }: Picturin
               version={node.node.version ?? null}
               state={node.node.health?.state ?? null}
               unknown={graph.past ? "" : "No position yet"}
-              pace={paceOf(node, graph)}
+              pace={node.kind === "event" ? "" : (paces.get(node.id) ?? "")}
               waiting={waitingOf(node)}
               dead={node.node.dead ?? 0}
               node={node}
@@ -117,16 +119,15 @@ function labelOf(edge: Edge, window: number): string {
   return rate(edge.edge.rate) + took;
 }
 
-function behind(graph: Graph, edge: Edge): boolean {
-  const severity = graph.nodes.find((node) => node.id === edge.to)?.node.health?.severity ?? 0;
-  return edge.from.startsWith("event:") && severity >= 6;
-}
-
-/** What a producer publishes, and what a handler handles. */
-function paceOf(node: Node, graph: Graph): string {
-  if (node.kind === "event") return "";
-  const mine = graph.edges.filter((edge) => (node.kind === "producer" ? edge.from : edge.to) === node.id);
-  return mine.some((edge) => edge.edge.observed) ? rate(mine.reduce((sum, edge) => sum + edge.edge.rate, 0)) : "";
+/** What each producer publishes, and what each handler handles; nothing of those that were not seen to. */
+function pacesOf(graph: Graph): Map<string, string> {
+  const producers = new Set(graph.nodes.filter((node) => node.kind === "producer").map((node) => node.id));
+  const sums = new Map<string, number>();
+  for (const { from, to, edge } of graph.edges) {
+    const id = producers.has(from) ? from : to;
+    if (edge.observed) sums.set(id, (sums.get(id) ?? 0) + edge.rate);
+  }
+  return new Map([...sums].map(([id, sum]) => [id, rate(sum)]));
 }
 
 /** How much waits and for how long, where that is worth a word. */

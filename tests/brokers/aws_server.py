@@ -3,10 +3,13 @@
 from tests.brokers.servers import server_url
 
 MINISTACK, MOTO, ELASTICMQ = "MILLSTREAM_TEST_AWS", "MILLSTREAM_TEST_AWS_MOTO", "MILLSTREAM_TEST_AWS_ELASTICMQ"
-#: What a member had that died comes again soon, and nobody waits long for a question without an answer.
-OPTIONS = "visibility=4&poll=1"
+#: Nobody waits long for a question without an answer, and what a member had that died comes again soon.
+OPTIONS = "poll=1"
+VISIBILITY = 4
 
 
 def aws_url(variable: str = MINISTACK, options: str = "") -> str:
     """Where one of them is; the test is skipped when nobody has started it."""
-    return f"{server_url('aws', variable)}&{OPTIONS}" + (f"&{options}" if options else "")
+    # moto is so slow that what one has for four seconds has only just come.
+    visibility = 30 if variable == MOTO else VISIBILITY
+    return f"{server_url('aws', variable)}&{OPTIONS}&visibility={visibility}" + (f"&{options}" if options else "")

@@ -4,7 +4,9 @@ import secrets
 from pathlib import Path
 
 import pytest
-from tests.brokers.aws_server import MINISTACK, MOTO, aws_url
+from msgspec.structs import replace
+from tests.brokers.aws_fanout import WithoutSns
+from tests.brokers.aws_server import ELASTICMQ, MINISTACK, MOTO, aws_url
 
 from millstream.brokers.aws import AwsBroker
 from millstream.core.broker import Broker, Features
@@ -41,6 +43,24 @@ class TestMotoBroker(TestMinistackBroker):
     variable = MOTO
 
 
+class TestStandardQueues(TestMinistackBroker):
+    """Without order, and without the broker's own memory of what was published."""
+
+    features = replace(FIFO, ordered=False, deduplicates=False)
+
+    def connect(self) -> Broker:
+        return AwsBroker(aws_url(self.variable, "fifo=0&prefix=standard-"))
+
+
+class TestElasticMqBroker(TestMinistackBroker):
+    """On the strict one, which has queues only: this process is its SNS."""
+
+    variable = ELASTICMQ
+
+    def connect(self) -> Broker:
+        return AwsBroker(aws_url(self.variable), clients=WithoutSns)
+
+
 class TestMinistackWorker(WorkerSuite):
     """A service's store in an SQLite file; its workers share a queue, and only the inbox tells who was first."""
 
@@ -60,3 +80,12 @@ class TestMinistackWorker(WorkerSuite):
 
     def store(self, broker: Broker) -> Store:
         return SqliteStore(SqliteFile(self.folder / "store.db"))
+
+
+class TestElasticMqWorker(TestMinistackWorker):
+    """The same on the strict one."""
+
+    variable = ELASTICMQ
+
+    def broker(self) -> Broker:
+        return AwsBroker(aws_url(self.variable, f"prefix={self.prefix}"), clients=WithoutSns)

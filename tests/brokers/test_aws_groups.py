@@ -1,4 +1,4 @@
-"""What is particular to SNS and SQS: names, attributes, limits, partial failures, members that are killed, and programs that are not ours."""
+"""What is particular to SNS and SQS: names, limits, partial failures, members that are killed, and programs that are not ours."""
 
 import asyncio
 import json
@@ -283,7 +283,7 @@ async def test_a_worker_that_is_killed_is_taken_over_from(tmp_path: Path) -> Non
 
 async def _until_rows(app: Any, count: int) -> list[tuple[str, int]]:
     async with asyncio.timeout(PATIENCE * 2):
-        while len(rows := await app.read("select key, number from effect order by ordinal")) < count:
+        while len(rows := await app.read("select key, number from effect order by ordinal")) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return rows
 

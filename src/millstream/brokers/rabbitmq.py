@@ -33,6 +33,8 @@ LONGEST_NAME = 255
 #: Exchanges and queues of ours begin so, and of RabbitMQ's own.
 INTERNAL = ("millstream.", "amq.")
 UNKNOWN = Figure(None, "unknown")
+#: Who asks where a group stands asks again and again: for so many seconds what is known of the group is still right.
+FRESH = 5.0
 
 
 class RabbitBroker:
@@ -52,6 +54,8 @@ class RabbitBroker:
         """Those that are known to be there."""
         self._exchanges: set[str] = set()
         """Those that were declared since this broker was opened."""
+        self._known, self._known_at = Register(), -FRESH
+        """What the register said last, and when."""
         self._subscriptions: set[RabbitSubscription] = set()
         self._listeners: set[RabbitListener] = set()
 
@@ -209,7 +213,7 @@ class RabbitBroker:
         def decide(register: Register) -> Register:
             return structs.replace(register, groups={name: known for name, known in register.groups.items() if name != group})
 
-        await self._register.change(decide)
+        self._known = await self._register.change(decide)
         async with await self._channel() as channel:
             await _all(channel, [channel.ask_deletion(queue) for queue in _queues_of(group, record, register).values()])
 
@@ -304,6 +308,7 @@ class RabbitBroker:
             member,
             _queues_of(group, record, register),
             connection=connection,
+            survey=self._consumers,
             reader=self._reader,
             closed=self._subscriptions.discard,
             monotonic=self._monotonic,
@@ -317,8 +322,24 @@ class RabbitBroker:
         self._subscriptions.add(subscription)
         return subscription
 
-    async def _record(self, group: str) -> tuple[GroupRecord, Register]:
-        register = await self._register.read()
+    async def _consumers(self, queues: Sequence[str]) -> Sequence[int]:
+        """How many consumers each of these queues has; one that is not there has none."""
+        async with await self._channel() as channel:
+            asked = [channel.ask_queue(name, passive=True) for name in queues]
+            try:
+                return [amqp.read_declared(answer)[2] for answer in await _all(channel, asked)]
+            except RefusedError as error:
+                # The member that claims it is told why it cannot.
+                if error.code != NOT_FOUND:
+                    raise
+        return [1, *(0 for _ in queues[1:])]
+
+    async def _record(self, group: str, *, within: float = 0.0) -> tuple[GroupRecord, Register]:
+        """What is known of a group, as of now or, for who asks often, so many seconds ago."""
+        if within and self._monotonic() - self._known_at < within and group in self._known.groups:
+            return self._known.groups[group], self._known
+        register = self._known = await self._register.read()
+        self._known_at = self._monotonic()
         record = register.groups.get(group)
         if record is None:
             raise BrokerError(f"there is no group {group!r} on {self.name}; declare it first.")
@@ -360,7 +381,7 @@ class RabbitBroker:
         raise self._no_history(f"topic {topic!r} has no positions")
 
     async def positions(self, group: str) -> Sequence[PartitionState]:
-        record, register = await self._record(group)
+        record, register = await self._record(group, within=FRESH)
         queues = _queues_of(group, record, register)
         async with await self._channel() as channel:
             asked = [channel.ask_queue(name, passive=True) for name in queues.values()]
@@ -369,6 +390,7 @@ class RabbitBroker:
             except RefusedError as error:
                 if error.code != NOT_FOUND:
                     raise
+                self._known = Register()
                 raise BrokerError(f"group {group!r}: a queue of it is missing on {self.name}: {error.text}. Declare it again.") from error
         return [
             self._state(group, partition, *amqp.read_declared(answer)[1:]) for partition, answer in zip(queues, answers, strict=True)

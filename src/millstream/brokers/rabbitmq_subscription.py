@@ -5,7 +5,8 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from msgspec import structs
@@ -14,7 +15,7 @@ from millstream.brokers.rabbitmq_amqp import Delivered
 from millstream.brokers.rabbitmq_connection import LOCKED, NOT_FOUND, Channel, Connection, RefusedError
 from millstream.brokers.rabbitmq_wire import RabbitReader
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError
 from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
 
 log = logging.getLogger("millstream.rabbitmq")
@@ -28,6 +29,8 @@ GRACE = 10.0
 MOST_BYTES = 64 << 20
 
 Raw = tuple[Delivered, bytes, bytes]
+#: Counts the consumers of queues, over another connection: this one may not be read while too much waits here.
+Survey = Callable[[Sequence[str]], Awaitable[Sequence[int]]]
 
 
 class Claim:
@@ -78,6 +81,7 @@ class RabbitSubscription:
         queues: Mapping[Partition, str],
         *,
         connection: Connection,
+        survey: Survey,
         reader: RabbitReader,
         closed: Callable[["RabbitSubscription"], None],
         monotonic: Callable[[], float],
@@ -88,6 +92,7 @@ class RabbitSubscription:
         self.claims: dict[Partition, Claim] = {}
         self._queues = queues
         self._connection = connection
+        self._survey = survey
         self._reader = reader
         self._closed = closed
         self._monotonic = monotonic
@@ -97,6 +102,8 @@ class RabbitSubscription:
         self._bell = asyncio.Event()
         self._kick = asyncio.Event()
         self._bytes = 0
+        self._asking = 0
+        """How many ask the server something, and have to hear the answer however much waits."""
         self._turn: deque[Claim] = deque()
         self._presence: Channel | None = None
         self._sharing: asyncio.Task[None] | None = None
@@ -156,9 +163,11 @@ class RabbitSubscription:
 
     async def _share(self) -> bool:
         """Claim queues up to this member's share, and give up what is beyond it; tell whether it has what it should."""
-        presence = self._presence
-        assert presence is not None
-        _, _, members = await presence.queue(self._members_queue, passive=True)
+        try:
+            members, *busy = await self._survey([self._members_queue, *self._queues.values()])
+        except BrokerUnavailableError:
+            # Whether this connection is well, it will tell itself.
+            return True
         share = -(-len(self._queues) // max(1, members))
         staying = [claim for claim in self.claims.values() if claim.deadline is None]
         now = self._monotonic()
@@ -172,7 +181,11 @@ class RabbitSubscription:
                 claim.deadline = now + GRACE
             self._notify(Revoked(tuple(claim.partition for claim in leaving), now + GRACE))
             return True
-        free = [partition for partition in self._queues if partition not in self.claims]
+        free = [
+            partition
+            for partition, consumers in zip(self._queues, busy, strict=True)
+            if partition not in self.claims and not consumers
+        ]
         # Each member begins elsewhere, so that they seldom try for the same.
         random.shuffle(free)
         gained: list[Partition] = []
@@ -182,12 +195,22 @@ class RabbitSubscription:
             if await self._claim(partition):
                 gained.append(partition)
         if gained:
-            self._notify(Assigned(tuple(sorted(gained))))
+            # Others may have come while this one claimed: what is beyond its share now is given back before anybody hears of it.
+            members, *_ = await self._survey([self._members_queue])
+            share = -(-len(self._queues) // max(1, members))
+            kept = max(0, share - len(staying))
+            await self._let_go([self.claims[partition] for partition in gained[kept:] if partition in self.claims])
+            if gained[:kept]:
+                self._notify(Assigned(tuple(sorted(gained[:kept]))))
         return len(staying) + len(gained) >= share
 
     async def _claim(self, partition: Partition) -> bool:
         """Take a queue, unless another member has it."""
         queue = self._queues[partition]
+        with self._hearing():
+            return await self._try_claim(partition, queue)
+
+    async def _try_claim(self, partition: Partition, queue: str) -> bool:
         channel = await self._connection.channel()
         try:
             # Only one connection can have a queue of this name, and it dies with the connection: that is the claim. The
@@ -214,7 +237,7 @@ class RabbitSubscription:
     def _came(self, claim: Claim, raw: Raw) -> None:
         claim.waiting.append(raw)
         self._bytes += len(raw[2])
-        if self._bytes > MOST_BYTES:
+        if self._bytes > MOST_BYTES and not self._asking:
             self._connection.hold(held=True)
         if claim.started and not claim.paused:
             self._bell.set()
@@ -249,12 +272,25 @@ class RabbitSubscription:
         for claim in claims:
             self._drop(claim)
         presence = self._presence
-        await asyncio.gather(*(claim.channel.close() for claim in claims))
-        if presence is not None:
-            asked = [presence.ask_deletion(_claim_of(self._queues[claim.partition])) for claim in claims]
-            for future in asked:
-                with contextlib.suppress(MillstreamError):
-                    await presence.answer(future)
+        with self._hearing():
+            await asyncio.gather(*(claim.channel.close() for claim in claims))
+            if presence is not None:
+                asked = [presence.ask_deletion(_claim_of(self._queues[claim.partition])) for claim in claims]
+                for future in asked:
+                    with contextlib.suppress(MillstreamError):
+                        await presence.answer(future)
+
+    @contextmanager
+    def _hearing(self) -> Generator[None]:
+        """Read the connection, however much waits."""
+        self._asking += 1
+        self._connection.hold(held=False)
+        try:
+            yield
+        finally:
+            self._asking -= 1
+            if self._bytes > MOST_BYTES and not self._asking:
+                self._connection.hold(held=True)
 
     def _notify(self, notice: Received) -> None:
         self._notices.append(notice)

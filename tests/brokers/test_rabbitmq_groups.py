@@ -1,0 +1,103 @@
+"""Groups on RabbitMQ: how members share queues, and what they hold."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from tests.brokers.rabbitmq_server import declared, made, published, rabbitmq_url, taken, tidied, until
+
+from millstream.brokers.rabbitmq import RabbitBroker
+from millstream.brokers.rabbitmq_subscription import RabbitSubscription
+from millstream.testing.broker_ground import Member
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+async def broker() -> AsyncGenerator[RabbitBroker]:
+    """Open, and nothing of the test stays."""
+    async with tidied(rabbitmq_url()), RabbitBroker(rabbitmq_url()) as broker:
+        yield broker
+
+
+async def test_what_waits_here_is_bounded_and_a_second_member_gets_its_share_all_the_same(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is paused with its hands full reads no more, and still gives up what another one needs."""
+    monkeypatch.setattr("millstream.brokers.rabbitmq_subscription.MOST_BYTES", 1 << 20)
+    topic, group = await declared(broker, partitions=2)
+    one = Member(await broker.open(group, "one"))
+    await until(lambda: len(one.partitions) == 2, one.step, lambda: "not all were assigned")
+    one.subscription.pause(list(one.partitions))
+    sent = made(topic, 400, keys=50, data=b"x" * 50_000)
+    await published(broker, sent)
+    assert isinstance(one.subscription, RabbitSubscription)
+    subscription = one.subscription
+    await until(lambda: subscription._connection._held, lambda: asyncio.sleep(0.01), lambda: "it reads on and on")
+    assert subscription._bytes < 8 << 20, "far more waits than should"
+
+    two = Member(await broker.open(group, "two"))
+
+    async def both() -> None:
+        await one.step(wait=0.01)
+        await two.step(wait=0.01)
+
+    await until(lambda: len(one.partitions) == len(two.partitions) == 1, both, lambda: f"{one.partitions} and {two.partitions}")
+    one.subscription.resume(list(one.partitions))
+    seen: dict[str, None] = {}
+
+    async def work() -> None:
+        for member in (one, two):
+            items = await member.step(20, 0.01)
+            seen.update((d.envelope.id, None) for d in items if d.envelope)
+            await member.settle(items)
+
+    await until(lambda: len(seen) == 400, work, lambda: f"only {len(seen)} came")
+    for key in {e.key for e in sent}:
+        ids = [e.id for e in sent if e.key == key]
+        assert [id_ for id_ in seen if id_ in ids] == ids
+    await one.close()
+    await two.close()
+
+
+async def test_the_lag_is_exact_while_nobody_works(broker: RabbitBroker) -> None:
+    """What waits is counted in the queues, and what is in hand is added by whoever has it."""
+    topic, group = await declared(broker, partitions=2)
+    await published(broker, made(topic, 30))
+
+    before = await broker.positions(group)
+    member = Member(await broker.open(group, "m"))
+    await taken(member, 10)
+    during = await broker.positions(group)
+    await taken(member, 20)
+    await member.close()
+    after = await broker.positions(group)
+
+    assert sum(state.waiting.value or 0 for state in before) == 30
+    assert {state.waiting.quality for state in before} == {"exact"}
+    assert {state.waiting.quality for state in during} == {"estimated"}
+    assert {state.owner for state in during} == {"m"}
+    assert sum(state.waiting.value or 0 for state in during) == 20
+    assert sum(state.waiting.value or 0 for state in after) == 0
+
+
+async def test_a_member_that_does_not_give_up_in_time_loses_what_another_needs(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the deadline it is taken: what it had in hand goes to the other one."""
+    monkeypatch.setattr("millstream.brokers.rabbitmq_subscription.GRACE", 0.2)
+    topic, group = await declared(broker, partitions=2)
+    stubborn = await broker.open(group, "stubborn")
+    one = Member(stubborn)
+    await until(lambda: len(one.partitions) == 2, one.step, lambda: "not all were assigned")
+    await published(broker, made(topic, 40, keys=20))
+    await taken(one, 40, settle=False)
+
+    two = Member(await broker.open(group, "two"))
+    await until(lambda: len(two.partitions) == 1, two.step, lambda: "the second member got nothing")
+    (moved,) = two.partitions
+    came = await taken(two, sum(d.partition == moved for d in one.in_hand))
+
+    assert [d.envelope for d in came] == [d.envelope for d in one.in_hand if d.partition == moved]
+    await two.close()
+    await one.close()

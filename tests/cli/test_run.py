@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -298,6 +299,25 @@ async def test_a_port_that_is_taken_is_told_with_its_origin(start: Callable[...,
 
     assert code == 2
     assert f"http is 127.0.0.1:{port}, from --http: cannot listen there" in "\n".join(running.err)
+
+
+async def test_dev_has_a_console_on_the_broker_of_the_service(start: Callable[..., Any], folder: Path) -> None:
+    """It is the same one however often the code changes, and goes with it."""
+    (folder / "desk.py").write_text(TELLS)
+    running = await start("dev", "desk:app")
+    await running.until(lambda: any("console http://127.0.0.1:" in line for line in running.err))
+    (address,) = [re.search(r"http://\S+", line)[0] for line in running.err if "console http" in line]  # type: ignore[index]
+
+    (folder / "desk.py").write_text(TELLS.replace("handled", "anew"))
+    await running.until(lambda: sum("effectively once" in line for line in running.out) == 2)
+    async with httpx.AsyncClient(follow_redirects=True) as client:
+        entered = await client.get(address)
+        await running.stop()
+        with pytest.raises(httpx.ConnectError):
+            await client.get(address)
+
+    assert entered.status_code == 200
+    assert sum("console http" in line for line in running.err) == 1
 
 
 async def test_dev_starts_the_service_anew_when_its_code_changes(

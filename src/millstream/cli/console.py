@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from millstream.app.settings import masked, resolve
 from millstream.cli.flags import flag
-from millstream.cli.place import WHERE
+from millstream.cli.place import WHERE, Place, there
 from millstream.contracts.errors import ConfigurationError
 
 
@@ -34,6 +34,7 @@ def console(
     lab: Annotated[Path | None, Parameter(help="The socket of a demo that takes faults.", show=False)] = None,
     open: Annotated[bool, flag("Show it in the browser.")] = False,
     broker: Annotated[str | None, Parameter(group=WHERE, help="URL of the broker, such as sqlite:///shop.db.")] = None,
+    app: Annotated[str | None, Parameter(group=WHERE, help="MODULE:APP whose broker is meant.")] = None,
     output: Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"], help="Text for people, or JSON.")] = "text",
 ) -> int:
     """Show a running system in the browser, and repair it there.
@@ -46,7 +47,9 @@ def console(
       millstream console --broker sqlite:///shop.db
       millstream console --read-only --open
     """
-    settings = resolve(flag={"broker": broker})
+    settings = resolve(flag={"broker": broker}) if app is None else Place(broker=broker, app=app).settings()[0]
+    if settings.broker.startswith("memory:"):
+        there(settings.broker, "broker", settings)
     # Found by name, because the console stands beside the CLI: neither knows the other.
     server = importlib.import_module("millstream.console.server")
     running = server.Console(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from millstream.app.settings import resolve
+from millstream.cli.flags import flag
 from millstream.cli.place import WHERE
 from millstream.cli.screen import PLAIN, Look, Screen
 from millstream.cli.stopping import LIFELINE, lifeline, stopping
@@ -29,14 +31,16 @@ async def dev(
     *,
     watch: Annotated[tuple[Path, ...], Parameter(help="A folder whose changes count; the current one by default.", negative="")] = (),
     http: Annotated[str | None, Parameter(help="Serve /livez, /readyz and /metrics at HOST:PORT.")] = None,
+    no_console: Annotated[bool, flag("Start no console.")] = False,
     broker: Annotated[str | None, Parameter(group=WHERE, help="URL of the broker, such as sqlite:///shop.db.")] = None,
     store: Annotated[str | None, Parameter(group=WHERE, help="URL of the service's store.")] = None,
     look: Look = PLAIN,
 ) -> int:
     """Run a service, and start it anew whenever a Python file changes.
 
-    What was in flight is delivered again, as after any restart. Needs the extra
-    `dev`.
+    What was in flight is delivered again, as after any restart. A console on the
+    service's broker is started with it, and its address is printed. Needs the
+    extra `dev`.
 
     For example:
       millstream dev inventory:app
@@ -56,19 +60,64 @@ async def dev(
     for name, value in (("broker", broker), ("store", store), ("http", http), ("output", look.output), ("color", look.color)):
         command += [f"--{name}", value] if value is not None else []
     screen, stop = Screen(look), asyncio.Event()
+    console = None if no_console else _Console(settings.app, broker, screen)
     changes: AsyncIterator[AbstractSet[tuple[Any, str]]] = awatch(*folders, watch_filter=PythonFilter(), debounce=DEBOUNCE, stop_event=stop)
     with stopping(stop), lifeline() as line:
         process = await _start(command, line)
         try:
+            if console is not None:
+                await console.start()
             screen.hint(f"watching {', '.join(map(str, folders))}")
             async for changed in changes:
                 names = _names(path for _, path in changed)
                 screen.hint(f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''} changed: starting anew")
                 await _stop(process)
                 process = await _start(command, line)
+                if console is not None:
+                    await console.start()
         finally:
             await _stop(process)
+            if console is not None:
+                await console.stop()
     return 0
+
+
+class _Console:
+    """A console on the broker of the service, which stays the same while the service starts anew."""
+
+    def __init__(self, app: str, broker: str | None, screen: Screen) -> None:
+        where = ("--app", app, *(("--broker", broker) if broker is not None else ()))
+        self._command = (sys.executable, "-m", "millstream", "console", *where, "--any-port", "--while-fed", "--output", "json")
+        self._app = app
+        self._screen = screen
+        self._process: asyncio.subprocess.Process | None = None
+        self._telling: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Have one, unless there is one: code with a mistake in it does not say where its broker is."""
+        if self._process is not None and self._process.returncode is None:
+            return
+        pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        # It ends with its standard input, and so with this process, however that ends. What is wrong with the code the service says.
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=pipe, stdout=pipe, stderr=nowhere, start_new_session=True
+        )
+        self._telling = asyncio.create_task(self._tell(self._process))
+
+    async def _tell(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        if line:
+            self._screen.hint(f"console {json.loads(line)['console']} (this address works once)")
+        else:
+            self._screen.hint(f"no console: `millstream console --app {self._app}` says why")
+
+    async def stop(self) -> None:
+        """End it, if there is one."""
+        if self._process is None or self._telling is None:
+            return
+        await _stop(self._process)
+        await self._telling
 
 
 def _names(paths: Iterable[str]) -> list[str]:

@@ -305,6 +305,7 @@ async def test_dev_has_a_console_on_the_broker_of_the_service(start: Callable[..
     """It is the same one however often the code changes, and goes with it."""
     (folder / "desk.py").write_text(TELLS)
     running = await start("dev", "desk:app")
+    await running.until(lambda: any("effectively once" in line for line in running.out))
     await running.until(lambda: any("console http://127.0.0.1:" in line for line in running.err))
     (address,) = [re.search(r"http://\S+", line)[0] for line in running.err if "console http" in line]  # type: ignore[index]
 

@@ -44,9 +44,8 @@ class NatsServer:
         sync = ", sync_interval: always" if _version() >= SYNCS else ""
         config = self.folder / "nats.conf"
         port = self.port
-        config.write_text(
-            f"server_name: millstream-{port}\nlisten: 127.0.0.1:{port}\njetstream {{ store_dir: {str(self.folder / 'data')!r}{sync} }}\n{extra}"
-        )
+        jetstream = f"jetstream {{ store_dir: {str(self.folder / 'data')!r}{sync} }}"
+        config.write_text(f"server_name: millstream-{port}\nlisten: 127.0.0.1:{port}\n{jetstream}\n{extra}")
         self._child.start([PROGRAM, "-c", str(config)], cwd=self.folder)
         self._child.wait_until(self.answers, "NATS")
 

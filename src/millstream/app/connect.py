@@ -11,6 +11,7 @@ EMBEDDED = "sqlite:///"
 MEMORY = "memory://"
 KAFKA = "kafka://"
 AWS = "aws://"
+NATS = "nats://"
 RABBITMQ = ("rabbitmq://", "rabbitmqs://", "amqp://", "amqps://")
 
 
@@ -30,6 +31,10 @@ def connect_broker(url: str, clock: Clock) -> Broker:
         from millstream.brokers.aws import AwsBroker
 
         return AwsBroker(url, monotonic=clock.monotonic)
+    if url.startswith(NATS):
+        from millstream.brokers.nats import NatsBroker
+
+        return NatsBroker(url, monotonic=clock.monotonic)
     if url.startswith(RABBITMQ):
         from millstream.brokers.rabbitmq import RabbitBroker
 

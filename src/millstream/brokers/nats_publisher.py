@@ -1,0 +1,301 @@
+"""Publishing to JetStream: one connection, in order, and again what a lost connection left in doubt."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from millstream.brokers.nats_connection import NO_RESPONDERS, Connection, packet, status
+from millstream.brokers.nats_jetstream import UNAVAILABLE, Acknowledged
+from millstream.brokers.nats_settings import NatsSettings
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError
+
+#: Messages that may be under way without an acknowledgement.
+WINDOW = 4000
+#: They are handed to the connection in pieces of so many bytes.
+PIECE = 256 << 10
+#: Seconds between looks at whether something has waited too long, before a new connection, and before what was refused is tried again.
+LOOK = 0.25
+BACK_OFF = (0.05, 1.0)
+AGAIN = 0.1
+#: Seconds after which a message without an answer is published again, on a new connection.
+STALL = 5.0
+_UNKNOWN = BrokerError("nobody has said yet what became of it")
+
+
+class Outgoing:
+    """One message on its way."""
+
+    __slots__ = ("body", "call", "head", "index", "order", "subject", "topic")
+
+    def __init__(self, topic: str, subject: bytes, head: bytes, body: bytes) -> None:
+        self.topic = topic
+        self.subject = subject
+        self.head = head
+        self.body = body
+        self.order = 0
+        self.index = 0
+        self.call: _Call | None = None
+
+
+class _Call:
+    """The messages of one call, and what became of them."""
+
+    __slots__ = ("began", "finished", "missing", "results")
+
+    def __init__(self, size: int, began: float) -> None:
+        self.began = began
+        self.missing = size
+        self.results: list[MillstreamError | None] = [_UNKNOWN] * size
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, index: int, result: MillstreamError | None) -> None:
+        if self.results[index] is _UNKNOWN:
+            self.results[index] = result
+            self.missing -= 1
+            if not self.missing and not self.finished.done():
+                self.finished.set_result(None)
+
+
+class NatsPublisher:
+    """Sends messages for any number of callers of one loop, in the order in which they came.
+
+    What a connection takes with it is published again, in order, on the next one: the server
+    knows by their ids those that it has. What it cannot take at the moment is published again
+    with all that was sent behind it and is not acknowledged, until the call's time is over.
+    """
+
+    def __init__(self, settings: NatsSettings, look_for: Callable[[str], Awaitable[MillstreamError | None]]) -> None:
+        self._settings = settings
+        self._look_for = look_for
+        """Says what is wrong with a topic whose stream does not answer; None if nothing is."""
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting = False
+        self._pending: deque[Outgoing] = deque()
+        self._flight: dict[bytes, Outgoing] = {}
+        self._refused: list[Outgoing] = []
+        self._retrying = False
+        self._next = 1
+        self._order = 0
+        self._calls: dict[_Call, None] = {}
+        self._watch: asyncio.TimerHandle | None = None
+        self._soon = False
+        self._problem = ""
+        self._oldest = (b"", 0.0)
+        """The first message under way, and since when it is the first."""
+        self._closing = False
+
+    async def send(self, messages: Sequence[Outgoing]) -> Sequence[MillstreamError | None]:
+        """One answer for each: None once its stream has it."""
+        if not messages:
+            return ()
+        call = _Call(len(messages), self._loop.time())
+        self._calls[call] = None
+        for index, message in enumerate(messages):
+            message.index, message.call = index, call
+            message.order = self._order = self._order + 1
+        self._pending.extend(messages)
+        if self._watch is None:
+            self._watch = self._loop.call_later(LOOK, self._look)
+        if not self._soon:
+            # Publishers that come together share one write.
+            self._soon = True
+            self._loop.call_soon(self._pump)
+        # Whoever stops waiting does not stop the sending.
+        await asyncio.shield(call.finished)
+        return call.results
+
+    async def close(self) -> None:
+        """Wait for what is under way, and end."""
+        with contextlib.suppress(asyncio.CancelledError):
+            while self._calls and not self._closing:
+                await asyncio.wait([call.finished for call in self._calls])
+                self._sweep()
+        self._closing = True
+        if self._watch is not None:
+            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    # Sending
+
+    def _pump(self) -> None:
+        """Hand over what may be under way."""
+        self._soon = False
+        connection = self._connection
+        if connection is None:
+            if self._pending and not self._connecting and not self._closing:
+                self._connecting = True
+                self._start(self._open())
+            return
+        pending, flight = self._pending, self._flight
+        inbox = f"{connection.inbox}.p.".encode()
+        while pending and not self._refused and connection.writable and len(flight) < WINDOW and connection.lost is None:
+            pieces: list[bytes] = []
+            size = 0
+            while pending and len(flight) < WINDOW and size < PIECE:
+                message = pending.popleft()
+                if message.call is None or message.call.finished.done():
+                    continue
+                word = b"%x" % self._next
+                self._next += 1
+                piece = packet(message.subject, inbox + word, message.head, message.body)
+                size += len(piece)
+                pieces.append(piece)
+                flight[word] = message
+            connection.write(b"".join(pieces))
+
+    async def _open(self) -> None:
+        """Have a connection, however long it takes."""
+        wait = BACK_OFF[0]
+        while not self._closing:
+            try:
+                connection = await Connection.connect(self._settings, name="millstream publisher")
+            except MillstreamError as error:
+                self._problem = str(error)
+                if isinstance(error, ConfigurationError):
+                    self._fail_all(error)
+                    break
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, BACK_OFF[1])
+                continue
+            connection.subscribe(f"{connection.inbox}.p.*", self._answered)
+            connection.on_lost = self._lost
+            connection.on_writable = self._pump
+            self._problem = ""
+            self._connection = connection
+            break
+        self._connecting = False
+        self._pump()
+
+    def _start(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            await work
+
+        task = self._loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # What becomes of it
+
+    def _answered(self, subject: bytes, reply: bytes, head: bytes, body: bytes) -> None:
+        message = self._flight.pop(subject[subject.rindex(b".") + 1 :], None)
+        if message is None or message.call is None:
+            return
+        if not head and b'"error"' not in body:
+            self._settle(message, None)
+        else:
+            self._refuse(message, head, body)
+        if self._refused and not self._flight:
+            self._again()
+        elif self._pending and not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._pump)
+
+    def _refuse(self, message: Outgoing, head: bytes, body: bytes) -> None:
+        if status(head) == NO_RESPONDERS:
+            self._problem = f"no stream takes {message.subject.decode()}"
+            self._refused.append(message)
+            return
+        try:
+            problem = msgspec.json.decode(body, type=Acknowledged).error
+        except msgspec.MsgspecError:
+            problem = None
+        why = problem.description if problem is not None else "an answer came that is not JetStream's"
+        if problem is not None and problem.code == UNAVAILABLE:
+            self._problem = why
+            self._refused.append(message)
+            return
+        self._settle(message, BrokerError(f"{self._settings.name} refuses an event of {message.topic!r}: {why}."))
+
+    def _settle(self, message: Outgoing, result: MillstreamError | None) -> None:
+        call = message.call
+        if call is not None:
+            call.settle(message.index, result)
+            if not call.missing:
+                self._calls.pop(call, None)
+
+    def _again(self) -> None:
+        if not self._retrying:
+            self._retrying = True
+            self._start(self._try_again())
+
+    async def _try_again(self) -> None:
+        """Nothing is under way: what was refused goes first, in its order, unless its topic is gone."""
+        await asyncio.sleep(AGAIN)
+        problems: dict[str, MillstreamError | None] = {}
+        for topic in {message.topic for message in self._refused}:
+            try:
+                problems[topic] = await self._look_for(topic)
+            except MillstreamError as error:
+                self._problem = str(error)
+        again, self._refused = sorted(self._refused, key=lambda message: message.order), []
+        for message in again:
+            if (problem := problems.get(message.topic)) is not None:
+                self._settle(message, problem)
+        self._pending.extendleft(reversed([message for message in again if problems.get(message.topic) is None]))
+        self._retrying = False
+        self._pump()
+
+    def _lost(self, error: MillstreamError) -> None:
+        """What was under way is in doubt: it is published again before anything else."""
+        self._connection = None
+        doubtful = sorted((*self._refused, *self._flight.values()), key=lambda message: message.order)
+        self._refused, self._flight = [], {}
+        self._pending.extendleft(reversed(doubtful))
+        self._problem = str(error)
+        if isinstance(error, ConfigurationError):
+            self._fail_all(error)
+        if not self._soon and not self._closing:
+            self._soon = True
+            self._loop.call_soon(self._pump)
+
+    def _fail_all(self, error: MillstreamError) -> None:
+        for message in self._pending:
+            self._settle(message, error)
+        self._pending.clear()
+
+    def _sweep(self) -> None:
+        for call in [call for call in self._calls if call.finished.done()]:
+            self._calls.pop(call, None)
+
+    def _renew_stalled(self, now: float) -> None:
+        connection, first = self._connection, next(iter(self._flight), b"")
+        if connection is None or not first or first != self._oldest[0] or not connection.writable:
+            self._oldest = (first, now)
+        elif now - self._oldest[1] > min(STALL, self._settings.timeout / 2):
+            self._oldest = (b"", now)
+            connection.abort()
+            self._lost(BrokerUnavailableError("the server does not acknowledge"))
+
+    def _look(self) -> None:
+        """Have fail what has waited too long."""
+        self._watch = None
+        now = self._loop.time()
+        for call in list(self._calls):
+            if now - call.began < self._settings.timeout:
+                break
+            why = f" ({self._problem})" if self._problem else ""
+            for index, result in enumerate(call.results):
+                if result is _UNKNOWN:
+                    call.settle(
+                        index,
+                        BrokerUnavailableError(
+                            f"not acknowledged by {self._settings.name} within {self._settings.timeout:g} s{why}. It may be stored all the "
+                            "same: publish it again, under the same id."
+                        ),
+                    )
+            self._calls.pop(call, None)
+        self._renew_stalled(now)
+        if self._refused and not self._flight:
+            self._again()
+        if self._calls:
+            self._watch = self._loop.call_later(LOOK, self._look)

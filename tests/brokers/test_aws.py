@@ -42,6 +42,19 @@ class TestMotoBroker(TestMinistackBroker):
     limit = 170.0
     variable = MOTO
 
+    def test_each_key_keeps_its_order(self) -> None:
+        """A question that waits looks at the message groups that are locked when it was asked, and not when it is answered."""
+        pytest.skip("moto gives two members messages of one group, when both have waited for them")
+
+    test_one_member_at_a_time_has_a_key = test_each_key_keeps_its_order
+
+    def test_nothing_is_lost_while_members_come_and_go(self) -> None:
+        """A thousand events, of which each one costs more than the one before."""
+        pytest.skip("moto takes minutes for it")
+
+    test_restarts_under_load_lose_nothing = test_nothing_is_lost_while_members_come_and_go
+    test_closing_loses_nothing_that_was_acknowledged = test_nothing_is_lost_while_members_come_and_go
+
 
 class TestStandardQueues(TestMinistackBroker):
     """Without order, and without the broker's own memory of what was published."""
@@ -89,3 +102,11 @@ class TestElasticMqWorker(TestMinistackWorker):
 
     def broker(self) -> Broker:
         return AwsBroker(aws_url(self.variable, f"prefix={self.prefix}"), clients=WithoutSns)
+
+
+class TestMotoWorker(TestMinistackWorker):
+    """The same on the slow one."""
+
+    patience = 40.0
+    limit = 120.0
+    variable = MOTO

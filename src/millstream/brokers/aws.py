@@ -159,7 +159,9 @@ class AwsBroker:
         if not queues:
             raise BrokerError(f"there is no group {group!r} on {self.name}; declare it first.")
         arns = {topic: await self._topology.topic(topic) for topic in queues}
-        subscription = AwsSubscription(self._settings, self._clients.sqs, queues, arns, self._left)
+        subscription = AwsSubscription(
+            self._settings, self._clients.sqs, queues, arns, self._left, lambda: self._topology.forget_group(group)
+        )
         self._subscriptions.add(subscription)
         return subscription
 

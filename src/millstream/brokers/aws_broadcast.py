@@ -15,6 +15,8 @@ from millstream.contracts.errors import BrokerError, MillstreamError
 
 #: So often a listener says that it lives, and so long after it last did its queue is swept, in seconds.
 ALIVE_EVERY, SWEPT_AFTER = 600.0, 3600.0
+#: SNS takes no message without a body.
+EMPTY = "="
 #: One message group: what is said first is heard first.
 GROUP = "all"
 
@@ -27,7 +29,7 @@ class AwsBroadcast:
         self._sns, self._sqs = sns, sqs
 
     async def tell(self, body: bytes) -> None:
-        entry = {"Message": b64encode(body).decode() or "="}
+        entry = {"Message": b64encode(body).decode() or EMPTY}
         if self._settings.fifo:
             entry |= {"MessageGroupId": GROUP, "MessageDeduplicationId": secrets.token_hex(16)}
         await self._sns.call("publish", TopicArn=await self._topic(), **entry)
@@ -79,7 +81,10 @@ class AwsListener:
                 )
                 messages = answer.get("Messages") or ()
                 if messages:
-                    self._heard += [b64decode(message["Body"]) if message["Body"] != "=" else b"" for message in messages]
+                    for message in messages:
+                        # What is no base64 is not ours.
+                        with contextlib.suppress(ValueError):
+                            self._heard.append(b64decode(message["Body"], validate=True) if message["Body"] != EMPTY else b"")
                     self._something.set()
                     entries = [{"Id": str(n), "ReceiptHandle": message["ReceiptHandle"]} for n, message in enumerate(messages)]
                     await self._sqs.call("delete_message_batch", QueueUrl=self.url, Entries=entries)

@@ -4,7 +4,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -37,14 +37,6 @@ class MissingError(BrokerError):
     """What was asked for is not there."""
 
 
-class Service(Protocol):
-    """One service of Amazon's: its operations by name."""
-
-    async def call(self, operation: str, **arguments: Any) -> Answer:
-        """Do it; every failure is one of Millstream's errors."""
-        ...
-
-
 class AwsService:
     """A client of one service."""
 
@@ -53,9 +45,10 @@ class AwsService:
         self._where = where
 
     async def call(self, operation: str, **arguments: Any) -> Answer:
+        """Do an operation; every failure is one of Millstream's errors."""
         try:
             return cast("Answer", await getattr(self._client, operation)(**arguments))
-        except (ClientError, BotoCoreError, OSError) as error:
+        except (ClientError, BotoCoreError, OSError, RuntimeError) as error:  # RuntimeError: it is closed already
             raise failure(error, f"{self._where}: {operation}") from error
 
     async def pages(self, operation: str, result: str, **arguments: Any) -> AsyncGenerator[Any]:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from millstream.brokers.aws_batches import MOST_ENTRIES, Batches
-from millstream.brokers.aws_client import AwsService
+from millstream.brokers.aws_client import AwsService, MissingError
 from millstream.brokers.aws_settings import AwsSettings
 from millstream.brokers.aws_topology import Queue
 from millstream.brokers.aws_wire import AwsReader, source_of
@@ -41,8 +41,9 @@ class AwsSubscription:
         queues: Mapping[str, Queue],
         arns: Mapping[str, str],
         closed: Callable[["AwsSubscription", Sequence["asyncio.Task[None]"]], None],
+        gone: Callable[[], None],
     ) -> None:
-        self._closed = closed
+        self._closed, self._gone = closed, gone
         self._failure: MillstreamError | None = None
         self._told = False
         self.is_open = True
@@ -117,9 +118,7 @@ class AwsSubscription:
                 self._shares[partition].resume()
 
     async def release(self, partitions: Sequence[Partition]) -> None:
-        leaving = [self._shares.pop(partition) for partition in partitions if partition in self._shares]
-        for share in leaving:
-            self._closed(self, await share.close())
+        await self._give_up([self._shares.pop(partition) for partition in partitions if partition in self._shares])
 
     async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
         raise ConfigurationError("SNS and SQS have no transactions: publish through the store's outbox, which is what handlers do.")
@@ -128,9 +127,14 @@ class AwsSubscription:
         if not self.is_open:
             return
         self.is_open = False
-        answers = await asyncio.gather(*(share.close() for share in self._shares.values()))
+        shares = tuple(self._shares.values())
         self._shares.clear()
-        self._closed(self, [asking for answer in answers for asking in answer])
+        await self._give_up(shares)
+
+    async def _give_up(self, shares: Sequence["_Share"]) -> None:
+        # Handed over at first: whoever closes may have no time for the rest.
+        self._closed(self, [asking for share in shares for asking in share.stop()])
+        await asyncio.gather(*(share.close() for share in shares))
 
     def ring(self) -> None:
         """Something came."""
@@ -139,6 +143,8 @@ class AwsSubscription:
     def fail(self, error: MillstreamError) -> None:
         """A queue cannot be read: whoever receives is told."""
         self._failure = error
+        if isinstance(error, MissingError):
+            self._gone()
         self._bell.set()
 
 
@@ -209,6 +215,8 @@ class _Share:
         try:
             while self._is_open:
                 await self._go.wait()
+                if not self._is_open:
+                    return
                 came = await self._receive(1 if more else self._settings.poll)
                 full = len(came) == MOST_ENTRIES
                 if not self._is_open:
@@ -296,7 +304,11 @@ class _Share:
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
         # What could not be deleted is delivered again, and the store knows that it is done.
         with contextlib.suppress(MillstreamError):
-            await self._sqs.call("delete_message_batch", QueueUrl=self._url, Entries=entries)
+            answer = await self._sqs.call("delete_message_batch", QueueUrl=self._url, Entries=entries)
+            failed = {failed["Id"] for failed in answer.get("Failed") or () if not failed.get("SenderFault", False)}
+            if failed:
+                again = [entry for entry in entries if entry["Id"] in failed]
+                await self._sqs.call("delete_message_batch", QueueUrl=self._url, Entries=again)
 
     async def give_back(self, released: Sequence[Delivery]) -> None:
         given = [held for delivery in released if (held := self._held.pop(delivery.position, None)) is not None]
@@ -311,12 +323,15 @@ class _Share:
             for start in range(0, len(receipts), MOST_ENTRIES):
                 await self._visible_in(receipts[start : start + MOST_ENTRIES], 0)
 
-    async def close(self) -> list["asyncio.Task[None]"]:
-        """Give back all that is in hand; returns the questions that are not answered yet, whose answers will be given back."""
+    def stop(self) -> list["asyncio.Task[None]"]:
+        """Ask no more; returns the questions that are not answered yet, whose answers will be given back."""
         self._is_open = False
         self._go.set()
         if self._keeping is not None:
             self._keeping.cancel()
+        return list(self._asking)
+
+    async def close(self) -> None:
+        """Give back all that is in hand, once what is done is deleted."""
         await self._deleting.flush()
         await self.give_back([held.delivery for held in self._held.values()])
-        return list(self._asking)

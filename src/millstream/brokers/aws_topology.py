@@ -112,6 +112,10 @@ class AwsTopology:
         found = {queue.topic: queue for queue in await self._find(self._names.queues_of(group)) if queue.group == group}
         return found | self._queues.get(group, {})
 
+    def forget_group(self, group: str) -> None:
+        """Look again before it is opened the next time: somebody has removed a queue of it."""
+        self._queues.pop(group, None)
+
     async def _find(self, prefix: str) -> list[Queue]:
         urls = [url async for url in self._sqs.pages("list_queues", "QueueUrls", QueueNamePrefix=prefix, MaxResults=1000)]
         urls = [url for url in urls if self._names.ours(url.rpartition("/")[2])]

@@ -110,3 +110,13 @@ class TestMotoWorker(TestMinistackWorker):
     patience = 40.0
     limit = 120.0
     variable = MOTO
+
+    def test_two_workers_share_a_group(self) -> None:
+        """As with `TestMotoBroker`: who waits is given messages of a group that another has."""
+        pytest.skip("moto gives two questions messages of one group, when both have waited for them")
+
+    test_keys_run_beside_each_other_and_never_beside_themselves = test_two_workers_share_a_group
+
+    def test_a_slow_group_takes_no_more_than_it_can_hold(self) -> None:
+        """Thousands of events, of which each one costs more than the one before."""
+        pytest.skip("moto takes minutes for it")

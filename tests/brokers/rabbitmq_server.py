@@ -10,8 +10,7 @@ import pytest
 from tests.brokers.servers import server_url
 from tools.services.rabbitmq import RabbitMQ
 
-from millstream.brokers import rabbitmq_amqp as amqp
-from millstream.brokers.rabbitmq import RabbitBroker, others_of
+from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.contracts.envelope import Envelope
 from millstream.core.broker import Delivery, Group, Topic
 from millstream.testing.broker_ground import Member
@@ -35,34 +34,26 @@ async def restart_rabbitmq() -> None:
 
 
 @asynccontextmanager
-async def tidied(url: str) -> AsyncGenerator[None]:
-    """Remove afterwards what was made inside: a topic that tests share would fill the queues of them all."""
-    async with RabbitBroker(url) as broker:
-        before = await broker._register.read()
+async def tidied(url: str, mine: Callable[[str], bool] | None = None) -> AsyncGenerator[None]:
+    """Remove the groups of a test afterwards: a topic that tests share would fill the queues of them all."""
+    before = len(_names)
     try:
         yield
     finally:
+        ours = set(_names[before:])
         async with RabbitBroker(url) as broker:
-            after = await broker._register.read()
-            for group in after.groups.keys() - before.groups.keys():
-                await broker.forget(group)
-            new = after.topics.keys() - before.topics.keys()
-            await broker._register.change(
-                lambda register: type(register)(
-                    version=register.version,
-                    topics={name: record for name, record in register.topics.items() if name not in new},
-                    groups=register.groups,
-                )
-            )
-            async with await broker._channel() as channel:
-                for name in new:
-                    for exchange in (name, others_of(name)):
-                        await channel.call(amqp.EXCHANGE_DELETE, amqp.short(0), amqp.short_text(exchange), amqp.bits(False))
+            for group in await broker.groups():
+                if group.name in ours or (mine is not None and mine(group.name)):
+                    await broker.forget(group.name)
+
+
+_names: list[str] = []
 
 
 def unique(word: str) -> str:
     """A name that no other test uses."""
-    return f"{word}.{secrets.token_hex(4)}"
+    _names.append(f"{word}.{secrets.token_hex(4)}")
+    return _names[-1]
 
 
 def made(topic: str, count: int, *, keys: int = 8, prefix: str = "e", **attributes: Any) -> list[Envelope]:

@@ -29,7 +29,7 @@ class TestRabbitBroker(BrokerSuite):
         return RabbitBroker(rabbitmq_url())
 
     async def play(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async with tidied(rabbitmq_url()):
+        async with tidied(rabbitmq_url(), lambda group: self._token in group):
             await super().play(scenario)
 
     async def restart(self) -> None:
@@ -48,7 +48,7 @@ class TestRabbitWorker(WorkerSuite):
         self.folder = tmp_path
 
     async def play(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async with tidied(rabbitmq_url()):
+        async with tidied(rabbitmq_url(), lambda group: self._token in group):
             await super().play(scenario)
 
     def broker(self) -> Broker:

@@ -1,8 +1,10 @@
 """What stands in for SNS and SQS: ministack and moto, each in an environment of its own, and for SQS alone ElasticMQ from Maven Central."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -66,7 +68,17 @@ class Double:
 
     def stop(self, *, kill: bool = False) -> None:
         """End it; it forgets everything."""
+        children = self.children()
         self._child.stop(kill=kill)
+        # Those of one that was killed do not notice that it is gone.
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+    def children(self) -> Sequence[int]:
+        """The processes that it has started, where they can be known."""
+        file = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in file.read_text().split()] if self.pid is not None and file.exists() else []
 
     def _answers(self) -> bool:
         try:

@@ -86,6 +86,9 @@ bench: .venv/.ready ## Measure, beside the limits of this machine
 soak: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and power cuts, checked against a recorded history
 	$(RUN)python -m tests.crash.soak --seconds $(SECONDS) $(ARGS)
 
+soak-brokers: .venv/.ready ## Faults on one real broker for as long as SECONDS says, as in `make soak-brokers ONLY=kafka`; a new seed each time
+	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)python -m tests.brokers.faults $(ONLY) --seconds $(SECONDS) $(ARGS)
+
 services: .venv/.ready ## Real servers on loopback, for the tests: ONLY=kafka starts one; the URLs are kept in .services/env
 	@$(RUN)python -m tools.services start $(ONLY)
 
@@ -95,4 +98,4 @@ services-stop: .venv/.ready ## End them, and forget what they held
 brokers: .venv/.ready ## The brokers' tests on real servers, started and stopped for them: ONLY=kafka for one
 	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)pytest tests/brokers $(ARGS)
 
-.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench soak services services-stop brokers
+.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench soak soak-brokers services services-stop brokers

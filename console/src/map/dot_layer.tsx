@@ -2,6 +2,7 @@ import { useEffect, useMemo, useRef } from "preact/hooks";
 
 import type { Dot, FlowMap } from "../base/api";
 import { onPulse } from "../base/live";
+import { theme } from "../base/settings";
 import type { Colours, Dots } from "./dots";
 import { type Layout, type Track, trackOf } from "./layout";
 import { edgeId, type Level, placeOf } from "./model";
@@ -60,8 +61,8 @@ function animate(
   const element = canvas.parentElement as HTMLElement;
   const context = canvas.getContext("2d");
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  let colours = coloursOf(element);
-  let coloured = performance.now();
+  // Kept, because to look them up has everything styled anew that has changed.
+  let colours: Colours | null = null;
   let frame = 0;
   // Asked for in a frame, it would have everything laid out that has changed.
   let [width, height] = [element.clientWidth, element.clientHeight];
@@ -82,15 +83,13 @@ function animate(
     context.clearRect(0, 0, canvas.width, canvas.height);
     const { x, y, scale } = view.current;
     context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * x, ratio * y);
+    if (!dots.count) return;
+    colours ??= coloursOf(element);
     dots.draw(context, performance.now(), colours, latest.current.correlation);
   };
   const step = () => {
     frame = 0;
     const now = performance.now();
-    if (now - coloured > 1000) {
-      coloured = now;
-      colours = coloursOf(element);
-    }
     const busy = dots.step(now);
     draw();
     if (busy) frame = requestAnimationFrame(step);
@@ -102,12 +101,20 @@ function animate(
     dots.take(pulse, idOf, performance.now(), calm.matches || document.hidden || latest.current.still === true);
     if (!frame && dots.count) frame = requestAnimationFrame(step);
   });
+  const recolour = () => {
+    colours = null;
+  };
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", recolour);
+  const stopTheme = theme.subscribe(recolour);
   const timer = setInterval(() => {
     const now = performance.now();
     latest.current.onPace?.({ still: calm.matches, sampled: dots.sampled, rate: dots.meter.perSecond(now) });
   }, 1000);
   return () => {
     stop();
+    stopTheme();
+    scheme.removeEventListener("change", recolour);
     observer.disconnect();
     clearInterval(timer);
     cancelAnimationFrame(frame);

@@ -1,10 +1,13 @@
 import { Component, type FunctionComponent } from "preact";
 
-/** A component that is drawn anew only when what it is given has changed: property by property, and objects by what is in them. */
-export function memo<P extends object>(draw: FunctionComponent<P>): FunctionComponent<P> {
+/**
+ * A component that is drawn anew only when what it is given has changed: property by property, and objects by what is in them,
+ * so many levels deep. One level compares properties by identity.
+ */
+export function memo<P extends object>(draw: FunctionComponent<P>, levels = 5): FunctionComponent<P> {
   class Memo extends Component<P> {
     override shouldComponentUpdate(next: P): boolean {
-      return !same(this.props, next, 5);
+      return !same(this.props, next, levels);
     }
 
     override render() {

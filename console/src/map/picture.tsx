@@ -20,7 +20,9 @@ export interface Picturing {
 }
 
 /** The map itself; the same picture on the screen and in an exported file. */
-export function Picture({ graph, layout, selected, lit, walk, played }: Picturing) {
+export const Picture = memo(Drawing, 1);
+
+function Drawing({ graph, layout, selected, lit, walk, played }: Picturing) {
   const nodes = inFlow(graph, layout);
   const paces = pacesOf(graph);
   const severities = new Map(graph.nodes.map((node) => [node.id, node.node.health?.severity ?? 0]));

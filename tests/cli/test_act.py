@@ -182,6 +182,16 @@ def test_a_replay_says_from_where_exactly_once(millstream: Run, work: Work, serv
     assert millstream("replay", "desk.accept", *flags, "--app", f"{service}:app").code == 2
 
 
+def test_dead_letters_of_a_store_are_shown_where_its_broker_is_not(millstream: Run, folder: Path) -> None:
+    """A store is all that they need."""
+    millstream("publish", "a.b", "--broker", "sqlite:///elsewhere.db")
+    (folder / "elsewhere.db").rename(folder / "store.db")
+
+    listed = millstream("dlq", "list", "--store", "sqlite:///store.db", "-o", "json")
+
+    assert (listed.code, listed.json["total"]) == (0, 0)
+
+
 def test_a_bridge_copies_what_is_there_and_says_how_much(millstream: Run, folder: Path) -> None:
     """As words and as JSON; run again it goes on, and it makes no source that is not there."""
     for number in range(3):

@@ -10,7 +10,7 @@ from millstream.app import operations, queries
 from millstream.cli.events import body_text, parked_fields
 from millstream.cli.exits import Exit
 from millstream.cli.flags import Yes, flag
-from millstream.cli.place import HERE, Opened, Place, opened
+from millstream.cli.place import HERE, OpenedStore, Place, opened_store
 from millstream.cli.screen import PLAIN, Cell, Column, Look, Screen, Style
 from millstream.cli.wording import UNKNOWN, clock_time, number, plain_lines, span
 from millstream.contracts.errors import ConfigurationError, NotFoundError, RefusedError
@@ -60,7 +60,7 @@ async def list_(
       millstream dlq list --group mailer.send --error SMTP
     """
     screen = Screen(look)
-    async with opened(place) as where:
+    async with opened_store(place) as where:
         found = [each async for each in _chosen(where.store, group, type, error, dead=not parked)]
         now = where.clock.micros()
     shown = found[-last:] if last > 0 else []
@@ -85,7 +85,7 @@ async def show(id: int, /, *, place: Place = HERE, look: Look = PLAIN) -> None:
       millstream dlq show 17 --output json
     """
     screen = Screen(look)
-    async with opened(place) as where:
+    async with opened_store(place) as where:
         parked = await queries.dead_letter(where.store, id)
         behind = 0
         if parked.state != "queued":
@@ -134,7 +134,7 @@ async def redrive(
       millstream dlq redrive 17 18
       millstream dlq redrive --all --group mailer.send --yes --wait 30
     """
-    async with opened(place) as where:
+    async with opened_store(place) as where:
         chosen = await _ids(where.store, ids, group, type, error, all=all)
         if all and not yes:
             raise RefusedError(f"{len(chosen)} dead letters would be handled again, with all that their handlers do. Add --yes to do it.")
@@ -161,14 +161,14 @@ async def discard(
       millstream dlq discard 17 --reason 'test order' --yes
       millstream dlq discard --all --type 'order.*' --yes
     """
-    async with opened(place) as where:
+    async with opened_store(place) as where:
         chosen = await _ids(where.store, ids, group, type, error, all=all)
         if not yes:
             raise RefusedError(f"{len(chosen)} dead letters would be gone for good. Add --yes to do it.")
         return await _request(where, Screen(look), "discard", chosen, reason, wait)
 
 
-async def _request(where: Opened, screen: Screen, kind: RequestKind, ids: Sequence[int], reason: str, wait: float | None) -> int:
+async def _request(where: OpenedStore, screen: Screen, kind: RequestKind, ids: Sequence[int], reason: str, wait: float | None) -> int:
     accepted, missing = await operations.request(where.store, kind, ids, reason)
     done, waiting = await _outcome(where, accepted, wait)
     if screen.json:
@@ -185,7 +185,7 @@ async def _request(where: Opened, screen: Screen, kind: RequestKind, ids: Sequen
     return Exit.PARTIAL if missing or (wait is not None and waiting) else Exit.OK
 
 
-async def _outcome(where: Opened, ids: Sequence[int], wait: float | None) -> tuple[list[int], list[int]]:
+async def _outcome(where: OpenedStore, ids: Sequence[int], wait: float | None) -> tuple[list[int], list[int]]:
     """Which of these have left the dead letters, once that is so for all, or the time is up."""
     end = where.clock.monotonic() + (wait or 0)
     while True:

@@ -81,6 +81,24 @@ async def opened(place: Place, *, create: bool = False) -> AsyncGenerator[Opened
         yield Opened(settings=settings, broker=broker, store=store, clock=clock, app=app)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedStore:
+    """A store, open, for a command that needs no broker."""
+
+    store: Store
+    clock: Clock
+
+
+@asynccontextmanager
+async def opened_store(place: Place) -> AsyncGenerator[OpenedStore]:
+    """Open the store alone: its broker may be away, or not even known here."""
+    settings, _ = place.settings()
+    clock = SystemClock()
+    there(settings.store, "store", settings)
+    async with connect_store(settings.store, None, clock) as store:
+        yield OpenedStore(store=store, clock=clock)
+
+
 def there(url: str, what: str, settings: Settings) -> None:
     """Refuse what a command that only looks would have to make."""
     if not url.startswith(EMBEDDED):

@@ -106,6 +106,30 @@ async def test_a_changed_byte_is_noticed_and_never_delivered(tmp_path: Path) -> 
     await broker.__aexit__(None, None, None)
 
 
+async def test_a_file_that_was_cut_off_is_noticed_and_delivers_nothing_wrong(tmp_path: Path) -> None:
+    """However many pages are missing at its end: what can be read is what was written, and the rest is an error."""
+    sent = [envelope(n, b"%d" % n * 2_000) for n in range(60)]
+    broker = await ready(tmp_path / "whole.db")
+    for event in sent:
+        await broker.publish([event])
+    await broker.__aexit__(None, None, None)
+    content = (tmp_path / "whole.db").read_bytes()
+    noticed = 0
+
+    for missing in range(1, len(content) // 4096, 7):
+        path = tmp_path / f"cut-{missing}.db"
+        path.write_bytes(content[: len(content) - 4096 * missing])
+        try:
+            async with SqliteBroker(SqliteFile(path)) as cut:
+                read = [delivery.envelope for n in range(60) for delivery in await cut.read(Partition("made", 0), n, 1)]
+        except StoreDamagedError:
+            noticed += 1
+        else:
+            assert read == sent, missing
+
+    assert noticed > 5
+
+
 async def test_a_full_disk_refuses_whole_batches_and_recovers(tmp_path: Path) -> None:
     """A publish without room fails by name and keeps nothing; with room again the same process goes on."""
     broker = await ready(tmp_path / "b.db")

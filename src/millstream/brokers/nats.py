@@ -32,7 +32,7 @@ from millstream.contracts.errors import (
     StoreMismatchError,
     TooLargeError,
 )
-from millstream.contracts.partition import murmur2, partition_of
+from millstream.contracts.partition import partitions_of
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
 Item = TypeVar("Item", Envelope, Message)
@@ -57,6 +57,8 @@ class NatsBroker:
         """Those that are known to be there."""
         self._subjects: dict[str, list[bytes]] = {}
         self._subscriptions: set[NatsSubscription] = set()
+        self._former: dict[str, set[str]] = {}
+        """By group: tokens of members of this process that could not say that they left."""
         self._listeners: set[NatsListener] = set()
 
     @property
@@ -236,12 +238,15 @@ class NatsBroker:
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
         if origin is not None:
             raise ConfigurationError(f"{self.name} keeps no marks of relays: publish without origin=; the inbox absorbs what is repeated.")
-        return await self._send(envelopes, self._event)
+        return await self._send(envelopes, [(e.id if e.key is None else e.key).encode() for e in envelopes], self._event)
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
-        return await self._send(messages, self._raw)
+        # Without a key it goes where its body says: as good a place as any, and always the same.
+        return await self._send(messages, [message.body if message.key is None else message.key for message in messages], self._raw)
 
-    async def _send(self, items: Sequence[Item], outgoing: Callable[[Item], Outgoing]) -> Sequence[MillstreamError | None]:
+    async def _send(
+        self, items: Sequence[Item], keys: Sequence[bytes], outgoing: Callable[[Item, bytes], Outgoing]
+    ) -> Sequence[MillstreamError | None]:
         problems: dict[str, MillstreamError] = {}
         for name in {item.topic for item in items} - self._topics.keys():
             try:
@@ -251,11 +256,11 @@ class NatsBroker:
         results: list[MillstreamError | None] = [None] * len(items)
         messages: list[Outgoing] = []
         places: list[int] = []
-        for index, item in enumerate(items):
+        for index, (item, subject) in enumerate(zip(items, self._subjects_of(items, keys), strict=True)):
             try:
-                if item.topic in problems:
-                    raise problems[item.topic]
-                messages.append(outgoing(item))
+                if subject is None:
+                    raise problems.get(item.topic) or self._gone(item.topic)
+                messages.append(outgoing(item, subject))
             except MillstreamError as error:
                 results[index] = error
             else:
@@ -264,20 +269,30 @@ class NatsBroker:
             results[place] = result
         return _in_order(results, items)
 
-    def _event(self, e: Envelope) -> Outgoing:
-        head, body = event_head(e)
-        self._check_size(f"event {e.id} ({e.type})", head, body)
-        subjects = self._subjects[e.topic]
-        return Outgoing(e.topic, subjects[partition_of(e.id if e.key is None else e.key, len(subjects))], head, body)
+    def _subjects_of(self, items: Sequence[Envelope | Message], keys: Sequence[bytes]) -> list[bytes | None]:
+        """Where each goes by its key; None where its topic cannot be had."""
+        found: list[bytes | None] = [None] * len(items)
+        by_topic: dict[str, list[int]] = {}
+        for index, item in enumerate(items):
+            by_topic.setdefault(item.topic, []).append(index)
+        for topic, indexes in by_topic.items():
+            subjects = self._subjects.get(topic) if topic in self._topics else None
+            if subjects is not None:
+                for index, number in zip(indexes, partitions_of([keys[index] for index in indexes], len(subjects)), strict=True):
+                    found[index] = subjects[number]
+        return found
 
-    def _raw(self, message: Message) -> Outgoing:
+    def _event(self, e: Envelope, subject: bytes) -> Outgoing:
+        head, body = event_head(e)
+        if len(head) + len(body) > self._payload - AROUND:
+            self._check_size(f"event {e.id} ({e.type})", head, body)
+        return Outgoing(e.topic, subject, head, body)
+
+    def _raw(self, message: Message, subject: bytes) -> Outgoing:
         self._number += 1
         head = message_head(message, f"{self._token}-{self._number}")
         self._check_size("a message", head, message.body)
-        subjects = self._subjects[message.topic]
-        # Without a key it goes where its body says: as good a place as any, and always the same.
-        number = (murmur2(message.body if message.key is None else message.key) & 0x7FFFFFFF) % len(subjects)
-        return Outgoing(message.topic, subjects[number], head, message.body)
+        return Outgoing(message.topic, subject, head, message.body)
 
     def _check_size(self, what: str, head: bytes, body: bytes) -> None:
         largest = max(self._payload - AROUND, self._payload // 2)
@@ -293,8 +308,11 @@ class NatsBroker:
         for partition in record.all() if record is not None else ():
             if await self._jetstream.info(stream_of(partition)) is None:
                 self._topics.pop(topic, None)
-                return BrokerUnavailableError(f"topic {topic!r} was deleted on {self.name}: publish again to make it anew.")
+                return self._gone(topic)
         return None
+
+    def _gone(self, topic: str) -> MillstreamError:
+        return BrokerUnavailableError(f"topic {topic!r} was deleted on {self.name}: publish again to make it anew.")
 
     async def relayed(self, store: str) -> int:
         return 0
@@ -308,6 +326,7 @@ class NatsBroker:
             member or _process(),
             await self._partitions(record),
             settings=self._settings,
+            former=self._former.setdefault(group, set()),
             closed=self._subscriptions.discard,
             monotonic=self._monotonic,
         )

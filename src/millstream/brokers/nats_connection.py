@@ -104,10 +104,9 @@ class Connection(asyncio.Protocol):
         if not self.info.headers:
             raise ConfigurationError(f"{self.settings.name} runs NATS {self.info.version}, without headers; 2.9 is the oldest that serves.")
         self._transport.set_write_buffer_limits(high=1 << 20)
-        self.write(b"CONNECT %b\r\n" % msgspec.json.encode(self._credentials(name)))
-        self.write(f"SUB {self.inbox}.* 0\r\n".encode())
         self._subscriptions[b"0"] = self._answered
-        await self.flush()
+        # In one piece: a server that lets nobody in hangs up, and what is written then could hide its reason.
+        await self.flush(b"CONNECT %b\r\nSUB %b.* 0\r\n" % (msgspec.json.encode(self._credentials(name)), self.inbox.encode()))
         self._keep_alive()
 
     def _credentials(self, name: str) -> dict[str, Any]:
@@ -167,13 +166,13 @@ class Connection(asyncio.Protocol):
             raise NoResponderError(f"{self.settings.name}: nobody answers to {subject}.")
         return header, said
 
-    async def flush(self) -> None:
-        """Return once the server has read everything that was said."""
+    async def flush(self, first: bytes = b"") -> None:
+        """Return once the server has read everything that was said, this included."""
         if self.lost is not None:
             raise self.lost
         pong: asyncio.Future[None] = self._loop.create_future()
         self._pongs.append(pong)
-        self.write(b"PING\r\n")
+        self.write(first + b"PING\r\n")
         try:
             async with asyncio.timeout(SECONDS):
                 await pong

@@ -96,6 +96,7 @@ class NatsSubscription:
         partitions: Sequence[Partition],
         *,
         settings: NatsSettings,
+        former: set[str],
         closed: Callable[["NatsSubscription"], None],
         monotonic: Callable[[], float],
     ) -> None:
@@ -105,6 +106,8 @@ class NatsSubscription:
         self._token = secrets.token_hex(8)
         self._partitions = partitions
         self._settings = settings
+        self._former = former
+        """Tokens of this process that could not leave, because there was no server then."""
         self._closed = closed
         self._monotonic = monotonic
         self._loop = asyncio.get_running_loop()
@@ -143,6 +146,8 @@ class NatsSubscription:
         connection.on_lost = self._disconnected
         connection.subscribe(self._nudges, lambda subject, reply, head, body: self._kick.set())
         self._missing.clear()
+        for token in self._former:
+            await self._register.leave(self.group, token)
         await self._be_there()
         self._nudge()
         for claim in list(self.claims.values()):
@@ -265,6 +270,8 @@ class NatsSubscription:
     def _is_missing(self, token: str, present: set[str]) -> bool:
         if token in present:
             return False
+        if token in self._former:
+            return True
         return self._loop.time() - self._missing.setdefault(token, self._loop.time()) >= MISSING
 
     def _lose(self, claim: Claim) -> None:
@@ -589,10 +596,12 @@ class NatsSubscription:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         connection = self._connection
+        self._former.add(self._token)
         if connection is not None:
             with contextlib.suppress(MillstreamError):
                 await self._let_go(list(self.claims.values()))
                 await self._register.leave(self.group, self._token)
+                self._former.discard(self._token)
                 self._nudge()
         for task in self._tasks:
             task.cancel()

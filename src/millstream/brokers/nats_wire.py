@@ -26,17 +26,34 @@ _ENCODED = re.compile(rb'[^\x21\x23\x24\x26-\x7e]')
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 #: The headers that events without extensions share with all of their kind, and those of their own.
 _SHARED = 5
-_OWN = (b"ce-id: ", b"ce-subject: ", b"ce-partitionkey: ", b"ce-time: ")
-_OWN_NAMES = ("ce_id", "ce_subject", "ce_partitionkey", "ce_time")
+_OWN = ("ce_id", "ce_subject", "ce_partitionkey", "ce_time")
 
 
 def event_head(envelope: Envelope) -> tuple[bytes, bytes]:
     """The headers, first line and all, and the body of an event; under its source and id it is stored once in minutes."""
     headers, body = to_binary(envelope)
-    lines = [_kind_line(name, value) for name, value in headers[:_SHARED]]
-    lines += [b"%b: %b" % (_nats_name(name), _written(value)) for name, value in headers[_SHARED:]]
+    if len(headers) == _SHARED + len(_OWN) and headers[_SHARED][0] == "ce_id":
+        (_, id), (_, key), _, (_, time) = headers[_SHARED:]
+        id, key = _written(id), _written(key)
+        kind, source = _kind(headers[:_SHARED], envelope.source)
+        own = b"ce-id: %b\r\nce-subject: %b\r\nce-partitionkey: %b\r\nce-time: %b" % (id, key, key, time)
+        return b"%b%b\r\nNats-Msg-Id: %b#%b\r\n\r\n" % (kind, own, source, id), body
+    lines = [b"%b: %b" % (_nats_name(name), _written(value)) for name, value in headers]
     message_id = _written(f"{envelope.source}#{envelope.id}".encode())
     return b"%b%b\r\nNats-Msg-Id: %b\r\n\r\n" % (FIRST, b"\r\n".join(lines), message_id), body
+
+
+#: The last kind of event that was written, since neighbours are often of one: its headers, and what becomes of them.
+_last: tuple[list[tuple[str, bytes]], bytes, bytes] = ([], b"", b"")
+
+
+def _kind(headers: list[tuple[str, bytes]], source: str) -> tuple[bytes, bytes]:
+    """The lines of the headers that events of a kind share, and the source as it is written."""
+    global _last
+    if headers != _last[0]:
+        lines = [b"%b: %b\r\n" % (_nats_name(name), _written(value)) for name, value in headers]
+        _last = headers, FIRST + b"".join(lines), _written(source.encode())
+    return _last[1], _last[2]
 
 
 def message_head(message: Message, id: str) -> bytes:
@@ -62,11 +79,6 @@ def _value(name: str, value: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _kind_line(name: str, value: bytes) -> bytes:
-    return b"%b: %b" % (_nats_name(name), _written(value))
-
-
-@lru_cache(maxsize=4096)
 def _nats_name(name: str) -> bytes:
     return PREFIX + name[3:].encode() if name.startswith("ce_") else name.encode()
 
@@ -78,7 +90,7 @@ def _usual_name(name: bytes) -> str:
 
 
 def _written(value: bytes) -> bytes:
-    return _ENCODED.sub(lambda odd: b"%%%02X" % odd[0][0], value)
+    return _ENCODED.sub(lambda odd: b"%%%02X" % odd[0][0], value) if _ENCODED.search(value) else value
 
 
 class NatsReader:
@@ -95,11 +107,7 @@ class NatsReader:
 
     def delivery(self, position: int, nanos: int, head: bytes, body: bytes) -> Delivery:
         """A message as a delivery: an event where it says that it is one and keeps the rules, else its bytes."""
-        headers: list[tuple[str, bytes]] | None = None
-        if head.startswith(self._before):
-            own = head[len(self._before) : -4].split(b"\r\n")
-            if len(own) == _SHARED:
-                headers = self._usual(own)
+        headers = self._usual(head[len(self._before) : -4]) if head.startswith(self._before) else None
         if headers is None:
             headers = self._headers(head)
         if headers and (headers[0][0] == "ce_specversion" or _is_event(headers)):
@@ -110,14 +118,17 @@ class NatsReader:
                 pass
         return Delivery(self._partition, position, None, self._message(position, nanos, head, body))
 
-    def _usual(self, own: list[bytes]) -> list[tuple[str, bytes]] | None:
+    def _usual(self, rest: bytes) -> list[tuple[str, bytes]] | None:
         """The headers of an event that begins as the one before; None if the rest is anything but usual."""
-        headers = self._shared.copy()
-        for line, start, name in zip(own, _OWN, _OWN_NAMES, strict=False):
-            if not line.startswith(start) or b"%" in line:
-                return None
-            headers.append((name, line[len(start) :]))
-        return headers if own[4].startswith(ID) else None
+        lines = rest.split(b"\r\n")
+        if len(lines) != len(_OWN) + 1 or b"%" in rest:
+            return None
+        id, subject, key, time, message_id = lines
+        if id[:7] != b"ce-id: " or subject[:12] != b"ce-subject: " or key[:17] != b"ce-partitionkey: " or time[:9] != b"ce-time: ":
+            return None
+        if not message_id.startswith(ID):
+            return None
+        return [*self._shared, ("ce_id", id[7:]), ("ce_subject", subject[12:]), ("ce_partitionkey", key[17:]), ("ce_time", time[9:])]
 
     def _headers(self, head: bytes) -> list[tuple[str, bytes]]:
         headers: list[tuple[str, bytes]] = []

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks import consume, facts, footprint, growth, latency, publish
+from benchmarks.brokers import kafka
 from benchmarks.harness import Result, load, run_family
 from benchmarks.table import as_json, text
 
@@ -19,9 +21,10 @@ FAMILIES = {
     "memory": footprint.FAMILY,
     "growth": growth.FAMILY,
     "growth-large": growth.LARGE,
+    "kafka": kafka.FAMILY,
 }
 #: Only when they are asked for: all the others together take less than five minutes.
-LONG = ("facts", "growth-large")
+LONG = ("facts", "growth-large", "kafka")
 #: A busier machine than this, per processor, makes rates that say little.
 BUSY = 0.3
 
@@ -29,7 +32,7 @@ BUSY = 0.3
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="make bench", description="Measure Millstream beside the limits of this machine.")
-    choices = f"some of {', '.join(FAMILIES)}; all but {' and '.join(LONG)} unless said"
+    choices = f"some of {', '.join(FAMILIES)}; all but {', '.join(LONG)} unless said"
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=choices)
     parser.add_argument("--quick", action="store_true", help="one round with a fifth of the events: a look, not a measurement")
     parser.add_argument("--rounds", type=int, help="how often each subject is run; the family's own unless said")
@@ -45,6 +48,9 @@ def main() -> None:
     results: list[Result] = []
     for name in given.families or [name for name in FAMILIES if name not in LONG]:
         family = FAMILIES[name]
+        if family.needs and not os.environ.get(family.needs):
+            print(f"{name} is left out, because {family.needs} is not set: `make bench-brokers ONLY={name}` starts a server.", file=sys.stderr)
+            continue
         rounds = given.rounds or (1 if given.quick else family.rounds)
         results += run_family(family, Path(given.folder), rounds=rounds, scale=0.2 if given.quick else 1.0, told=_tell)
     _tell("")

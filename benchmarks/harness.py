@@ -64,7 +64,7 @@ class RunFailedError(Exception):
 
 def run_once(subject: Subject, folder: Path, scale: float) -> Figures:
     """One subject in a process of its own."""
-    name = f"{subject.__module__.rpartition('.')[2]}:{subject.__name__}"
+    name = f"{subject.__module__.removeprefix('benchmarks.')}:{subject.__name__}"
     command = [sys.executable, "-m", "benchmarks.run_one", name, "--folder", str(folder), "--scale", str(scale)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, cwd=Path(__file__).parent.parent)

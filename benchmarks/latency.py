@@ -66,7 +66,7 @@ async def same_process(run: Run) -> Figures:
     async with working(app):
         await publish(app, count)
         await until(lambda: len(seen) == count)
-    return _spread(seen)
+    return spread(seen)
 
 
 async def other_process(run: Run) -> Figures:
@@ -77,7 +77,7 @@ async def other_process(run: Run) -> Figures:
         publisher = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
         await publisher.wait()
         await until(lambda: len(seen) == count)
-    return _spread(seen)
+    return spread(seen)
 
 
 async def publish_from_here(folder: str, count: int) -> None:
@@ -86,14 +86,15 @@ async def publish_from_here(folder: str, count: int) -> None:
         await publish(app, count)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Look again and again, which disturbs what is measured less than being told."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - an event would wake the loop in between
             await asyncio.sleep(0.01)
 
 
-def _spread(seen: list[float]) -> Figures:
+def spread(seen: list[float]) -> Figures:
+    """Median and 99th percentile, once it has warmed up."""
     settled = seen[WARM_UP:] or seen
     return {"p50": percentile(settled, 0.5), "p99": percentile(settled, 0.99)}
 
@@ -111,7 +112,7 @@ async def bare_commits(run: Run) -> Figures:
 
     await evenly(count, commit)
     writer.close()
-    return _spread(seen)
+    return spread(seen)
 
 
 async def idle(run: Run) -> Figures:

@@ -13,7 +13,7 @@ from benchmarks.subject import Run, Subject
 def main() -> None:
     """`python -m benchmarks.run_one publish:batches --folder DIR --scale 1`"""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run_one")
-    parser.add_argument("subject", help="module:function, such as publish:batches")
+    parser.add_argument("subject", help="module:function, such as publish:batches or brokers.kafka:consume")
     parser.add_argument("--folder", default=".", help="where the files are made, and removed again")
     parser.add_argument("--scale", type=float, default=1.0)
     given = parser.parse_args()

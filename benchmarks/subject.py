@@ -48,6 +48,8 @@ class Family:
     title: str
     rows: Sequence[Row]
     rounds: int = 3
+    needs: str = ""
+    """The variable that says where its server is; without it the family is left out."""
 
     def subjects(self) -> list[Subject]:
         """Each subject once, the limits beside those that they are limits of."""

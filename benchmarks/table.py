@@ -11,7 +11,7 @@ import apsw
 from benchmarks.harness import Result, Spread
 
 COLUMNS = (
-    f"{'':<58} {'median [min-max]':>28} {'CPU us/event':>18} {'bare limit':>12} {'against it':>20} {'target':>12}  verdict"
+    f"{'':<58} {'median [min-max]':>28} {'CPU us/event':>18} {'beside it':>12} {'against it':>20} {'target':>12}  verdict"
 )
 
 

@@ -57,7 +57,7 @@ MANIFEST = 30.0
 #: What is parked is told anew so often, by one process of a service; and after facts were lost, but not more often than the second.
 RETELL = (6 * 3600.0, 10.0)
 #: Deliveries told one by one in a second; beyond, only those of some correlations are.
-BUDGET = 1000
+BUDGET = 500
 #: Facts that the broker could not take are kept up to so many messages, and deliveries up to so many of a group.
 MOST_PENDING = 100
 MOST_BUFFERED = 5000

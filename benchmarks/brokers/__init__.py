@@ -1,0 +1,1 @@
+"""What Millstream makes of real brokers, beside their clients and FastStream doing the same."""

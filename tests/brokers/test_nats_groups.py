@@ -141,14 +141,15 @@ async def test_what_retention_takes_from_a_running_group_stops_it() -> None:
     async with NatsBroker(nats_url()) as broker:
         topic, group = await declared(broker, partitions=1)
         member = Member(await broker.open(group, "m"))
-        await published(broker, made(topic, 400))
-        await taken(member, 10)
+        await until(lambda: bool(member.partitions), member.step, lambda: "nothing was assigned")
+        # Only the first hundred are on their way to a member that is paused.
         member.subscription.pause([Partition(topic, 0)])
+        await published(broker, made(topic, 400))
         await broker._jetstream.purge(stream_of(Partition(topic, 0)), seq=390)
         member.subscription.resume([Partition(topic, 0)])
 
         with pytest.raises(PositionLostError, match="move the group on purpose"):
-            await taken(member, 390)
+            await taken(member, 400)
         await member.close()
 
 

@@ -170,6 +170,8 @@ class NatsPublisher:
             connection.subscribe(f"{connection.inbox}.p.*", self._answered)
             connection.on_lost = self._lost
             connection.on_writable = self._pump
+            if connection.lost is not None:
+                continue
             self._problem = ""
             self._connection = connection
             break

@@ -12,7 +12,7 @@ from millstream.core.broker import Group, Partition, Topic
 BUCKET = "millstream"
 MEMBERS = "millstream_members"
 #: Seconds after which a member that says nothing is not there any more.
-LEASE = 6.0
+LEASE = 10.0
 #: How often to try again when others change a record at the same time.
 TRIES = 20
 

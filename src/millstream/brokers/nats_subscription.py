@@ -34,7 +34,7 @@ MARGIN = 1.0
 #: Seconds after which what is settled is written.
 COMMIT = 0.1
 #: Seconds without a server after which it is said.
-OUTAGE = 10.0
+OUTAGE = 15.0
 BACK_OFF = (0.05, 1.0)
 #: What is asked for at a time: so many messages, or bytes, whichever is less; and for how long a question stands.
 MOST, MOST_BYTES, FIRST = 1000, 8 << 20, 100
@@ -124,7 +124,6 @@ class NatsSubscription:
         self._missing: dict[str, float] = {}
         self._beaten = 0.0
         """When the last sign of life was sent that the server has."""
-        self._gone_since: float | None = None
         self._committing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
@@ -142,34 +141,41 @@ class NatsSubscription:
 
     async def _connect(self) -> None:
         connection = await Connection.connect(self._settings, name=f"millstream {self.group} {self.member}")
-        self._connection = connection
-        connection.on_lost = self._disconnected
-        connection.subscribe(self._nudges, lambda subject, reply, head, body: self._kick.set())
-        self._missing.clear()
-        for token in self._former:
-            await self._register.leave(self.group, token)
-        await self._be_there()
+        try:
+            self._connection = connection
+            connection.on_lost = self._disconnected
+            connection.subscribe(self._nudges, lambda subject, reply, head, body: self._kick.set())
+            self._missing.clear()
+            for token in self._former:
+                await self._register.leave(self.group, token)
+            await self._be_there(verify=True)
+        except BaseException:
+            connection.abort()
+            self._connection = None
+            raise
         self._nudge()
-        for claim in list(self.claims.values()):
-            known = await self._register.place(self.group, claim.partition)
-            if known is None or known[0].owner != self._token:
-                self._lose(claim)
-                continue
-            claim.revision = known[1]
+        for claim in self.claims.values():
             if claim.started:
                 self._consume(claim)
-        self._gone_since = None
 
     def _disconnected(self, error: MillstreamError) -> None:
         self._connection = None
-        self._gone_since = self._loop.time()
         if isinstance(error, ConfigurationError):
             self._fail(error)
         self._kick.set()
 
-    async def _be_there(self) -> None:
+    async def _be_there(self, *, verify: bool = False) -> None:
+        """Say that this member lives; one that was silent for long, or is to `verify` it, looks whether what it had is still its own."""
         now = self._loop.time()
         await self._register.be_there(self.group, self._token, self.member)
+        if verify or now - self._beaten > LEASE - MARGIN:
+            for claim in list(self.claims.values()):
+                known = await self._register.place(self.group, claim.partition)
+                if known is None or known[0].owner != self._token:
+                    self._lose(claim)
+                elif not claim.writing.locked():
+                    claim.revision = known[1]
+            self._bell.set()
         self._beaten = now
 
     @property
@@ -193,13 +199,13 @@ class NatsSubscription:
             if self._over:
                 return
             try:
-                if self._connection is None:
+                if self._connection is None or self._connection.lost is not None:
                     await self._connect()
                 back_off = BACK_OFF[0]
                 wait = SHARE if await self._share() else min(max(wait * 2, SOON), SHARE)
             except BrokerUnavailableError as error:
                 wait = back_off = min(back_off * 2, BACK_OFF[1])
-                if self._gone_since is not None and self._loop.time() - self._gone_since > OUTAGE:
+                if self._loop.time() - self._beaten > OUTAGE:
                     self._fail(error)
             except MillstreamError as error:
                 self._fail(error)
@@ -443,7 +449,15 @@ class NatsSubscription:
         self._start(self._look_at_gap(claim, expected, found))
 
     async def _look_at_gap(self, claim: Claim, expected: int, found: int) -> None:
-        info = await self._jetstream.info(claim.stream)
+        try:
+            info = await self._jetstream.info(claim.stream)
+        except BrokerUnavailableError:
+            # What comes once there is a connection has the same gap.
+            claim.waiting = deque(raw for raw in claim.waiting if raw[0] < expected)
+            claim.next, claim.held, claim.consumer = expected, False, ""
+            return
+        if self.claims.get(claim.partition) is not claim:
+            return
         if info is None or info.first > expected:
             raise PositionLostError(
                 f"group {self.group!r} was to go on at {expected} of {claim.partition.topic}/{claim.partition.number}, and the log begins "

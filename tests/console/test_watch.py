@@ -7,7 +7,7 @@ from typing import Any, cast
 from millstream.console.live import MOST_DOTS, Live
 from millstream.console.watch import Watch
 from millstream.contracts.errors import BrokerUnavailableError
-from millstream.core.broker import Figure, Group, Partition, PartitionState
+from millstream.core.broker import Features, Figure, Group, Partition, PartitionState
 from millstream.core.facts import Deliveries, DeliveryFact
 from millstream.testing import ManualClock
 
@@ -18,11 +18,13 @@ class Positions:
     """A broker that says where one group stands."""
 
     away = False
+    features = Features(positional=True)
 
     def __init__(self) -> None:
         self.committed: int | None = 0
         self.head = 0
         self.owner: str | None = "worker"
+        self.waiting: int | None = None
         self.names = ["g", "millstream.console.x"]
 
     async def groups(self) -> Sequence[Group]:
@@ -33,7 +35,9 @@ class Positions:
     async def positions(self, _: str) -> Sequence[PartitionState]:
         oldest = Figure(5_000_000 if self.head else None, "exact" if self.head else "unknown")
         committed = Figure(self.committed, "unknown" if self.committed is None else "exact")
-        return [PartitionState(partition=HERE, committed=committed, head=Figure(self.head), oldest=oldest, owner=self.owner)]
+        head = Figure(self.head) if self.waiting is None else Figure(None, "unknown")
+        waiting = Figure(self.waiting, "unknown" if self.waiting is None else "estimated")
+        return [PartitionState(partition=HERE, committed=committed, head=head, oldest=oldest, owner=self.owner, waiting=waiting)]
 
 
 async def sampled(watch: Watch, clock: ManualClock, broker: Positions, *steps: tuple[int, int]) -> None:
@@ -164,3 +168,21 @@ async def test_a_slow_screen_misses_some_and_the_others_do_not() -> None:
         assert heard == 1000
         assert slow.qsize() <= 200
         assert [slow.get_nowait() for _ in range(slow.qsize())][-1][1]["id"] == "999"
+
+
+async def test_a_queue_is_judged_by_its_length() -> None:
+    """Without positions nobody can say that it stands still, or who works on it; but how it grows and shrinks."""
+    watch, clock, broker = a_watch()
+    broker.features = Features()
+    broker.owner = broker.committed = None
+
+    async def seen(*lengths: int) -> tuple[str, int | None]:
+        for length in lengths:
+            broker.waiting = length
+            await watch.sample()
+            await clock.advance(1)
+        return watch.verdict("g", paused=False).state, watch.standing("g")["lag"]
+
+    assert await seen(0, 0, 0) == ("caught up", 0)
+    assert await seen(*range(10, 200, 10)) == ("behind", 190)
+    assert await seen(*range(150, 50, -5)) == ("catching up", 55)

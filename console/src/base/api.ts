@@ -384,9 +384,10 @@ export interface Found {
 
 export interface Topic {
   name: string;
-  partitions: number;
-  events: string;
-  published: string;
+  partitions: number | null;
+  /** Null where the broker keeps no history. */
+  events: string | null;
+  published: string | null;
   groups: string[];
   per_second: number;
   retain_seconds: number | null;

@@ -31,19 +31,19 @@ class TopicState:
     """A topic, what is in it, and who reads it."""
 
     topic: Topic
-    bounds: tuple[tuple[Partition, int, int], ...]
-    """Each partition with its first position that is still there, and its head."""
+    bounds: tuple[tuple[Partition, int, int], ...] | None
+    """Each partition with its first position that is still there, and its head; None where no history is kept."""
     groups: tuple[str, ...]
 
     @property
-    def events(self) -> int:
+    def events(self) -> int | None:
         """How many events are kept."""
-        return sum(head - first for _, first, head in self.bounds)
+        return None if self.bounds is None else sum(head - first for _, first, head in self.bounds)
 
     @property
-    def published(self) -> int:
+    def published(self) -> int | None:
         """How many events there ever were."""
-        return sum(head for _, _, head in self.bounds)
+        return None if self.bounds is None else sum(head for _, _, head in self.bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class GroupState:
     partitions: tuple[PartitionState, ...]
     lag: Figure
     age: Age
-    members: int
+    members: int | None
+    """Those that have a partition now; None where the broker cannot tell."""
     paused: bool | None
     parked: int | None
     dead: int | None
@@ -93,13 +94,17 @@ async def topics(broker: Broker, *, name: str | None = None) -> list[TopicState]
         for topic in group.topics:
             readers.setdefault(topic, []).append(group.name)
     found = [
-        TopicState(topic=topic, bounds=tuple(await broker.bounds(topic.name)), groups=tuple(readers.get(topic.name, ())))
+        TopicState(topic=topic, bounds=await _bounds(broker, topic.name), groups=tuple(readers.get(topic.name, ())))
         for topic in await broker.topics()
         if name == topic.name or (name is None and not is_internal(topic.name))
     ]
     if name is not None and not found:
         raise NotFoundError(f"there is no topic {name!r} on {broker.name}. See: millstream topics")
     return found
+
+
+async def _bounds(broker: Broker, topic: str) -> tuple[tuple[Partition, int, int], ...] | None:
+    return tuple(await broker.bounds(topic)) if broker.features.replayable else None
 
 
 async def groups(broker: Broker, store: Store | None, clock: Clock) -> list[GroupState]:
@@ -163,13 +168,14 @@ async def _state(
 ) -> GroupState:
     partitions = tuple(await broker.positions(group.name))
     known = store is not None and keeps(store, group)
+    owners = {each.owner for each in partitions if each.owner is not None}
     return GroupState(
         name=group.name,
         topics=group.topics,
         partitions=partitions,
         lag=total([lag_of(each) for each in partitions]),
         age=age_of(partitions, clock.micros()),
-        members=len({each.owner for each in partitions if each.owner is not None}),
+        members=len(owners) if owners or broker.features.positional else None,
         paused=group.name in paused if known else None,
         parked=await store.parked_count(group.name) if store is not None and known else None,
         dead=dead.get(group.name, 0) if known else None,

@@ -50,7 +50,8 @@ class KafkaBroker:
     """Topics and consumer groups of a Kafka cluster."""
 
     features = Features(
-        ordered=True, replayable=True, durable=True, shared=True, broadcast=True, transactional=True, positional=True, largest=LARGEST
+        ordered=True, replayable=True, durable=True, shared=True, broadcast=True, transactional=True, positional=True,
+        retains_regardless=True, largest=LARGEST,
     )
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -31,7 +31,7 @@ LARGEST = 16 << 20
 #: The longest name that AMQP has.
 LONGEST_NAME = 255
 #: Exchanges and queues of ours begin so, and of RabbitMQ's own.
-INTERNAL = ("millstream.", "amq.")
+INTERNAL = ("amq.", "millstream.others:", "millstream.broadcast")
 UNKNOWN = Figure(None, "unknown")
 #: Who asks where a group stands asks again and again: for so many seconds what is known of the group is still right.
 FRESH = 5.0

@@ -89,7 +89,7 @@ async def show(group: str, /, *, place: Place = HERE, look: Look = PLAIN) -> Non
     pretty, simple, style = MARKS[state.verdict]
     screen.row([Cell(screen.mark(pretty, simple) + " ", style), Cell(state.name, "bold"), Cell(f"  {state.verdict}", style)])
     parked = f"parked {number(state.parked)}, dead {number(state.dead)}"
-    screen.say(f"lag {figure(state.lag)} events, oldest {age(state.age)}; {parked}; {state.members} workers")
+    screen.say(f"lag {figure(state.lag)} events, oldest {age(state.age)}; {parked}; {number(state.members)} workers")
     screen.table(
         PARTITIONS,
         [
@@ -140,7 +140,7 @@ async def _pause(group: str, place: Place, look: Look, *, paused: bool) -> None:
     screen.say(f"{group} is {'paused' if paused else 'no longer paused'}")
     if paused:
         screen.hint(f"Its lag grows from now on. Go on with: millstream groups resume {group}")
-    elif not state.members:
+    elif state.members == 0:
         screen.hint("No worker of it runs now. Next: millstream run MODULE:APP")
 
 
@@ -178,7 +178,7 @@ def _row(screen: Screen, state: GroupState) -> list[Cell | str]:
         age(state.age) if state.lag.value != 0 else UNKNOWN,
         number(state.parked),
         Cell(number(state.dead), "red" if state.dead else ""),
-        str(state.members),
+        number(state.members),
         ", ".join(state.topics),
     ]
 

@@ -48,7 +48,7 @@ async def list_(*, place: Place = HERE, look: Look = PLAIN) -> None:
                 state.topic.name,
                 number(state.events),
                 number(state.published),
-                str(len(state.bounds)),
+                number(len(state.bounds) if state.bounds is not None else state.topic.partitions),
                 _keeps(state),
                 ", ".join(state.groups) or "nobody",
             ]
@@ -98,5 +98,5 @@ def _fields(state: queries.TopicState) -> dict[str, object]:
         "retain_seconds": state.topic.retain_seconds,
         "retain_bytes": state.topic.retain_bytes,
         "groups": state.groups,
-        "partitions": [{"number": p.number, "first": first, "head": head} for p, first, head in state.bounds],
+        "partitions": [{"number": p.number, "first": first, "head": head} for p, first, head in state.bounds or ()],
     }

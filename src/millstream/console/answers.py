@@ -15,7 +15,7 @@ from millstream.console.flow_map import FlowMap
 from millstream.console.read_model import Flows, ReadModel
 from millstream.console.watch import Watch, as_json
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerError, NotFoundError
+from millstream.contracts.errors import BrokerError, ConfigurationError, NotFoundError
 from millstream.core.broker import Broker, Partition
 from millstream.core.facts import is_internal
 
@@ -120,6 +120,8 @@ class Answers:
 
     async def reset_preview(self, name: str, to: str) -> list[dict[str, Any]]:
         """Where each partition of a group would go: `earliest`, `latest`, or a time in seconds since 1970."""
+        if not self._broker.features.replayable:
+            raise ConfigurationError(f"{self._broker.name} keeps no history: group {name!r} cannot be moved in it")
         rows: list[dict[str, Any]] = []
         for state in await self._broker.positions(name):
             bounds = {partition: (first, head) for partition, first, head in await self._broker.bounds(state.partition.topic)}
@@ -258,13 +260,14 @@ class Answers:
         for topic in await self._broker.topics():
             if is_internal(topic.name):
                 continue
-            bounds = await self._broker.bounds(topic.name)
+            # A queue keeps nothing that was handled.
+            bounds = await self._broker.bounds(topic.name) if self._broker.features.replayable else None
             found.append(
                 {
                     "name": topic.name,
-                    "partitions": len(bounds),
-                    "events": str(sum(head - first for _, first, head in bounds)),
-                    "published": str(sum(head for _, _, head in bounds)),
+                    "partitions": topic.partitions if bounds is None else len(bounds),
+                    "events": None if bounds is None else str(sum(head - first for _, first, head in bounds)),
+                    "published": None if bounds is None else str(sum(head for _, _, head in bounds)),
                     "groups": sorted(readers[topic.name]),
                     "per_second": rates[topic.name] / flows.span,
                     "retain_seconds": topic.retain_seconds,

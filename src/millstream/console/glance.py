@@ -15,6 +15,7 @@ from millstream.console.projection import Rows
 from millstream.console.read_model import ReadModel
 from millstream.console.schema import MOST_EVENTS, SCHEMA
 from millstream.console.watch import Watch
+from millstream.contracts.errors import ConfigurationError
 from millstream.core.broker import Broker, Partition
 from millstream.core.facts import FACTS_TOPIC, FactMessage
 from millstream.core.store import Store
@@ -66,6 +67,11 @@ class Glance:
         """Fold in what was told since."""
         if self._store is None:
             return
+        if not self._broker.features.replayable:
+            raise ConfigurationError(
+                f"{self._broker.name} keeps no history, and nothing can be read of what services have told. `millstream console` hears it "
+                "as it comes."
+            )
         if not any(topic.name == FACTS_TOPIC for topic in await self._broker.topics()):
             return
         for partition, first, head in await self._broker.bounds(FACTS_TOPIC):

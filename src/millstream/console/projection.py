@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -55,11 +55,19 @@ def fingerprint_of(parked: ParkedFact) -> str:
 
 
 def add_projection(
-    app: App, group: str, told: Callable[[Sequence[Fact]], None] = lambda _: None, *, most_events: int = MOST_EVENTS
+    app: App,
+    group: str,
+    told: Callable[[Sequence[Fact]], None] = lambda _: None,
+    *,
+    most_events: int = MOST_EVENTS,
+    start: Literal["earliest", "latest"] = "earliest",
 ) -> None:
-    """Have an App fold all facts there are, from the oldest on, in order; `told` hears of each batch, on a thread."""
+    """Have an App fold all facts there are, from the oldest on, in order; `told` hears of each batch, on a thread.
 
-    @app.subscriber(FactMessage, group=group, start="earliest", concurrency=1, ordered=False, batch=BATCH, timeout=300)
+    A broker that keeps no history needs `start="latest"`.
+    """
+
+    @app.subscriber(FactMessage, group=group, start=start, concurrency=1, ordered=False, batch=BATCH, timeout=300)
     def project(messages: list[FactMessage], tx: Transaction) -> None:
         """Fold a batch of facts into the read model; on a thread, so that screens are answered meanwhile."""
         facts = [message.fact for message in messages]

@@ -37,7 +37,9 @@ from millstream.console.standings import note_standings
 from millstream.console.watch import EVERY, Watch
 from millstream.contracts.errors import ConfigurationError, MillstreamError
 from millstream.contracts.ids import new_id
+from millstream.core.broker import Broker
 from millstream.core.facts import TOPIC, Fact, Operation
+from millstream.core.store import Store
 from millstream.stores.sqlite_reader import SqliteReader
 
 STATIC = Path(__file__).parent / "static"
@@ -91,7 +93,6 @@ class Console:
         self._app.configure(broker=broker, store=store, facts="off")
         self._urls = (broker, store)
         self._group = group_of(store)
-        add_projection(self._app, self._group, self._told)
 
     @property
     def url(self) -> str:
@@ -104,16 +105,14 @@ class Console:
         if live is not None and loop is not None:
             loop.call_soon_threadsafe(live.facts, facts)
 
-    async def _clear_away(self) -> None:
+    async def _clear_away(self, broker: Broker, store: Store) -> None:
         """Forget the groups of consoles that are gone, or whose read model was deleted: they would hold up retention for ever."""
-        clock = self._app.clock
-        async with connect_broker(self._urls[0], clock) as broker, connect_store(self._urls[1], None, clock) as store:
-            for group in await broker.groups():
-                if not group.name.startswith(GROUPS):
-                    continue
-                alive = any(state.owner is not None for state in await broker.positions(group.name))
-                if not alive and (group.name != self._group or group.store != store.id):
-                    await broker.forget(group.name)
+        for group in await broker.groups():
+            if not group.name.startswith(GROUPS):
+                continue
+            alive = any(state.owner is not None for state in await broker.positions(group.name))
+            if not alive and (group.name != self._group or group.store != store.id):
+                await broker.forget(group.name)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Project and serve until `stop` is set; after that the console is closed."""
@@ -121,7 +120,12 @@ class Console:
             self._loop = asyncio.get_running_loop()
             await discard_other_versions(self._urls[1], self._app.clock)
             fresh = not path_of_model(self._urls[1]).exists()
-            await self._clear_away()
+            clock = self._app.clock
+            async with connect_broker(self._urls[0], clock) as broker, connect_store(self._urls[1], None, clock) as store:
+                await self._clear_away(broker, store)
+                # From a broker that keeps no history nobody learns what was before.
+                start = "earliest" if broker.features.replayable else "latest"
+            add_projection(self._app, self._group, self._told, start=start)
             await self._serve(stop, fresh=fresh)
         finally:
             self._socket.close()

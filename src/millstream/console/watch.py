@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from millstream.app.queries import lag_of
 from millstream.contracts.errors import MillstreamError
 from millstream.core.broker import Broker, Partition, PartitionState
 from millstream.core.clock import Clock
@@ -63,7 +64,8 @@ class Watch:
                         at=now,
                         position=state.committed.value,
                         head=state.head.value,
-                        owned=state.owner is not None,
+                        owned=True if state.owner is not None else False if self._broker.features.positional else None,
+                        waiting=state.waiting.value,
                         oldest=None if state.oldest.value is None else state.oldest.value / 1e6,
                     )
                 )
@@ -123,12 +125,11 @@ class Watch:
     def standing(self, group: str) -> dict[str, Any]:
         """Its lag in events and seconds, members, and when it will be gone; None where unknown."""
         states = self._states.get(group, ())
-        known = [(state.head.value, state.committed.value) for state in states]
-        lags = [head - committed for head, committed in known if head is not None and committed is not None]
+        lags = [lag for state in states if (lag := lag_of(state).value) is not None]
         oldest = [state.oldest.value / 1e6 for state in states if state.oldest.value is not None]
         drains = [seconds for samples in self._samples.get(group, {}).values() if (seconds := drained_in(tuple(samples))) is not None]
         return {
-            "lag": sum(max(0, lag) for lag in lags) if len(lags) == len(states) and states else None,
+            "lag": sum(lags) if len(lags) == len(states) and states else None,
             "age": max(0.0, self._clock.micros() / 1e6 - min(oldest)) if oldest else None,
             "members": len({state.owner for state in states if state.owner is not None}),
             "drained_in": max(drains, default=None),

@@ -24,11 +24,15 @@ class Sample:
     """Whether a live member had the partition; None where the broker cannot tell."""
     oldest: float | None = None
     """When the next event to handle was published, in seconds since 1970."""
+    waiting: int | None = None
+    """How many events are not done, where the broker counts them: a queue has no positions."""
 
     @property
     def lag(self) -> int | None:
         """Events to go; None while it is unknown."""
-        return None if self.position is None or self.head is None else max(0, self.head - self.position)
+        if self.position is None or self.head is None:
+            return self.waiting
+        return max(0, self.head - self.position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,8 @@ def judge(samples: Sequence[Sample], *, paused: bool = False, replaying: bool = 
     positions = [sample.position or 0 for sample in window]
     if positions[-1] < max(positions):
         return Verdict(state="rewound", rule=4, sentence=f"Its position went back by {max(positions) - positions[-1]}")
-    if min(lags) > 0 and positions[-1] == positions[0]:
+    # Whether a queue makes progress, its length alone does not say.
+    if min(lags) > 0 and positions[-1] == positions[0] and last.position is not None:
         reason = f"Blocked: {blocked}" if blocked else f"No progress for {_seconds(span)}"
         return Verdict(state="stalled", rule=5, sentence=f"{reason}; {_events(lags[-1])}")
     if min(lags) > 0:
@@ -88,7 +93,7 @@ def judge(samples: Sequence[Sample], *, paused: bool = False, replaying: bool = 
             return Verdict(state="catching up", rule=7, sentence=f"Caught up in about {_seconds(lags[-1] / -slope)}; {_events(lags[-1])}")
         pace = f"Falling behind by {slope:.1f} events/s" if slope else "Behind, and not catching up"
         return Verdict(state="behind", rule=6, sentence=f"{pace}; {_events(lags[-1])}")
-    if not any(lags) and window[0].head == last.head:
+    if not any(lags) and window[0].head == last.head is not None:
         return Verdict(state="idle", rule=8, sentence=f"Nothing new for {_seconds(span)}")
     return Verdict(state="caught up", rule=9, sentence="Caught up")
 

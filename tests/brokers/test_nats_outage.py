@@ -4,12 +4,13 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.brokers.nats_server import declared, made, nats_url, published, taken, until
 from tools.services.nats import NatsServer
+from tools.services.service import free_port
 
 from millstream.brokers.nats import NatsBroker
 from millstream.contracts.envelope import Envelope
@@ -39,54 +40,86 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
         server.stop(kill=True)
 
 
+@pytest.fixture(scope="module")
+def routes() -> list[int]:
+    """Where the servers of a cluster reach each other."""
+    ports: list[int] = []
+    while len(ports) < 3:
+        ports.append(free_port())
+        if len(set(ports)) < len(ports):
+            ports.pop()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory, routes: list[int]) -> Iterator[list[NatsServer]]:
+    """A cluster of three, of which any may be killed."""
+    nats_url()
+    servers = [NatsServer(tmp_path_factory.mktemp("cluster")) for _ in range(3)]
+    try:
+        for number in range(3):
+            start_one(servers, routes, number)
+        yield servers
+    finally:
+        for server in servers:
+            server.stop(kill=True)
+
+
+def start_one(servers: list[NatsServer], routes: list[int], number: int) -> None:
+    """Start one server of a cluster."""
+    others = ", ".join(f"nats://127.0.0.1:{port}" for index, port in enumerate(routes) if index != number)
+    servers[number].start(f"cluster {{ name: test, listen: 127.0.0.1:{routes[number]}, routes: [{others}] }}\n")
+
+
 def url(server: NatsServer) -> str:
     return f"nats://127.0.0.1:{server.port}"
 
 
-async def test_a_server_that_is_killed_under_load_loses_and_repeats_nothing(server: NatsServer) -> None:
-    """Killed three times and started again: what was acknowledged is there once, in the order of its key, and is handed out."""
-    async with NatsBroker(url(server)) as broker:
-        topic, group = await declared(broker)
-        acknowledged: list[Envelope] = []
-        seen: list[str] = []
-        running = True
+async def survives(broker: NatsBroker, kill: Callable[[], None], start: Callable[[], None]) -> None:
+    """Publish and consume while servers are killed; what was acknowledged has to be there once, in order, and handed out."""
+    topic, group = await declared(broker)
+    acknowledged: list[Envelope] = []
+    seen: list[str] = []
+    running = publishing = True
 
-        async def produce(number: int) -> None:
-            count = 0
-            while running:
-                batch = made(topic, 10, keys=1, prefix=f"p{number}-{count}", key=f"p{number}")
-                count += 1
-                results = await broker.publish(batch)
-                assert not any(results), "an outage of a second is nothing to tell a publisher"
-                acknowledged.extend(batch)
+    async def produce(number: int) -> None:
+        count = 0
+        while running:
+            batch = made(topic, 10, keys=1, prefix=f"p{number}-{count}", key=f"p{number}")
+            count += 1
+            results = await broker.publish(batch)
+            assert not any(results), "an outage of seconds is nothing to tell a publisher"
+            acknowledged.extend(batch)
 
-        async def consume() -> None:
-            member = Member(await broker.open(group, "m"))
-            while running or not set(seen) >= {e.id for e in acknowledged}:
-                items = await member.step()
-                seen.extend(d.envelope.id for d in items if d.envelope)
-                await member.settle(items)
-            await member.close()
+    async def consume() -> None:
+        member = Member(await broker.open(group, "m"))
+        while publishing or not set(seen) >= {e.id for e in acknowledged}:
+            items = await member.step()
+            seen.extend(d.envelope.id for d in items if d.envelope)
+            await member.settle(items)
+        await member.close()
 
-        async def go_on() -> None:
-            reached = len(acknowledged) + 500
-            await until(lambda: len(acknowledged) >= reached, lambda: asyncio.sleep(0.01), lambda: "publishing stands still")
+    async def go_on() -> None:
+        reached = len(acknowledged) + 500
+        await until(lambda: len(acknowledged) >= reached, lambda: asyncio.sleep(0.01), lambda: "publishing stands still")
 
-        async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
-            tasks.create_task(consume())
+    async with asyncio.timeout(150), asyncio.TaskGroup() as tasks:
+        tasks.create_task(consume())
+        async with asyncio.TaskGroup() as producers:
             for number in range(8):
-                tasks.create_task(produce(number))
+                producers.create_task(produce(number))
             for _ in range(3):
                 await go_on()
-                await asyncio.to_thread(server.stop, kill=True)
+                await asyncio.to_thread(kill)
                 await asyncio.sleep(0.2)
-                await asyncio.to_thread(server.start)
+                await asyncio.to_thread(start)
             await go_on()
             running = False
+        publishing = False
 
-        stored: list[Envelope] = []
-        for partition, first, _ in await broker.bounds(topic):
-            stored += [d.envelope for d in await broker.read(partition, first, 10_000_000) if d.envelope]
+    stored: list[Envelope] = []
+    for partition, first, _ in await broker.bounds(topic):
+        stored += [d.envelope for d in await broker.read(partition, first, 10_000_000) if d.envelope]
     assert len(stored) == len({e.id for e in stored}), "an event was stored twice"
     assert {e.id for e in acknowledged} <= {e.id for e in stored}
     for number in range(8):
@@ -94,6 +127,29 @@ async def test_a_server_that_is_killed_under_load_loses_and_repeats_nothing(serv
         assert [e.id for e in stored if e.key == key] == [e.id for e in acknowledged if e.key == key]
         first_seen = [id_ for id_ in dict.fromkeys(seen) if id_.startswith(f"{key}-")]
         assert first_seen == [e.id for e in acknowledged if e.key == key]
+
+
+async def test_a_server_that_is_killed_under_load_loses_and_repeats_nothing(server: NatsServer) -> None:
+    """Killed three times and started again: what was acknowledged is there once, in the order of its key, and is handed out."""
+    async with NatsBroker(url(server)) as broker:
+        await survives(broker, lambda: server.stop(kill=True), server.start)
+
+
+async def test_a_cluster_that_loses_one_server_after_the_other_loses_no_event(three: list[NatsServer], routes: list[int]) -> None:
+    """Three copies of each stream: every server is killed once, and the others go on as soon as they have a leader."""
+    dying = iter(range(3))
+    dead: list[int] = []
+
+    def kill() -> None:
+        dead.append(next(dying))
+        three[dead[-1]].stop(kill=True)
+
+    servers = ",".join(f"127.0.0.1:{server.port}" for server in three)
+    async with NatsBroker(f"nats://{servers}?timeout=100") as broker:
+        await survives(broker, kill, lambda: start_one(three, routes, dead[-1]))
+
+        infos = [await broker._info(partition) for topic in await broker.topics() for partition, _, _ in await broker.bounds(topic.name)]
+        assert {info.config.num_replicas for info in infos} == {3}
 
 
 async def test_events_that_are_not_acknowledged_in_time_fail_together(server: NatsServer) -> None:

@@ -32,6 +32,10 @@ Heard = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes the subject, where to answer, the headers with their first line, and the body of a message."""
 
 
+class NoAnswerError(BrokerUnavailableError):
+    """Whoever was asked has not answered in time, and may have done what it was asked."""
+
+
 class NoResponderError(BrokerError):
     """Nobody listens to a subject that was asked."""
 
@@ -147,7 +151,9 @@ class Connection(asyncio.Protocol):
         if self._subscriptions.pop(b"%d" % number, None) is not None:
             self.write(b"UNSUB %d\r\n" % number)
 
-    async def request(self, subject: str, body: bytes = b"", *, head: bytes = b"") -> tuple[bytes, bytes]:
+    async def request(
+        self, subject: str, body: bytes = b"", *, head: bytes = b"", seconds: float = SECONDS
+    ) -> tuple[bytes, bytes]:
         """Ask, and give the headers and the body of the answer."""
         if self.lost is not None:
             raise self.lost
@@ -156,10 +162,10 @@ class Connection(asyncio.Protocol):
         answer = self._asked[word] = self._loop.create_future()
         try:
             self.publish(subject, body, reply=f"{self.inbox}.{word.decode()}", head=head)
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 header, said = await answer
         except TimeoutError as error:
-            raise BrokerUnavailableError(f"{self.settings.name}: no answer to {subject} within {SECONDS:g} s. Try again later.") from error
+            raise NoAnswerError(f"{self.settings.name}: no answer to {subject} within {seconds:g} s. Try again later.") from error
         finally:
             self._asked.pop(word, None)
         if status(header) == NO_RESPONDERS:

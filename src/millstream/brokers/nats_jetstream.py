@@ -1,15 +1,19 @@
 """JetStream as it is asked: streams, their messages, and a record of what belongs together (a key-value bucket)."""
 
+import contextlib
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from millstream.brokers.nats_connection import Connection, NoResponderError
+from millstream.brokers.nats_connection import Connection, NoAnswerError, NoResponderError
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 
 API = "$JS.API"
+#: Seconds for an answer, and how often a question is asked that may be asked twice.
+SECONDS = 3.0
+ATTEMPTS = 5
 #: What the server's error codes mean here.
 STREAM_NOT_FOUND, OTHER_CONFIG, OVERLAPS, CHANGED, NO_MESSAGE = 10059, 10058, 10065, 10071, 10037
 NOT_ENABLED = (10039, 10076)
@@ -115,9 +119,8 @@ class JetStream:
 
     async def call(self, what: str, operation: str, body: object, answer: type[T]) -> T:
         """One request; raises `ApiError` with `what` was wanted."""
-        connection = await self._connect()
         try:
-            _, said = await connection.request(f"{API}.{operation}", b"" if body is None else msgspec.json.encode(body))
+            said = await self._ask(f"{API}.{operation}", b"" if body is None else msgspec.json.encode(body))
         except NoResponderError as error:
             raise ConfigurationError(
                 f"{self._name}: JetStream does not answer. Enable it (`jetstream {{}}` in the server's configuration, and for the account)."
@@ -130,6 +133,13 @@ class JetStream:
                 raise BrokerUnavailableError(f"{self._name}: {what}: {problem.description}. Try again later.")
             raise ApiError(self._name, what, problem)
         return msgspec.json.decode(said, type=answer)
+
+    async def _ask(self, subject: str, body: bytes) -> bytes:
+        """Ask, and ask again: in a cluster, what has no leader for a while does not answer, not even later."""
+        for _ in range(ATTEMPTS - 1):
+            with contextlib.suppress(NoAnswerError):
+                return (await (await self._connect()).request(subject, body, seconds=SECONDS))[1]
+        return (await (await self._connect()).request(subject, body, seconds=SECONDS))[1]
 
     async def info(self, stream: str, *, subjects: str | None = None) -> StreamInfo | None:
         """A stream, with its subjects that match; None when it is not there."""
@@ -180,7 +190,7 @@ class JetStream:
         head = b"" if expected is None else b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\n\r\n" % expected
         connection = await self._connect()
         try:
-            _, said = await connection.request(subject, body, head=head)
+            _, said = await connection.request(subject, body, head=head, seconds=SECONDS)
         except NoResponderError as error:
             raise BrokerUnavailableError(f"{self._name}: no stream takes {subject}. Try again later.") from error
         answer = msgspec.json.decode(said, type=Acknowledged)

@@ -48,6 +48,9 @@ class Visit:
     def _asked(self, request: Request) -> None:
         if not request.url.startswith((f"{self.base}/", "data:", "blob:")):
             self.foreign.append(request.url)
+        if request.is_navigation_request():
+            # What the page before has asked for is given up, and not always answered.
+            self._asking.clear()
         # The stream of what happens never ends.
         if not request.url.endswith("/api/live"):
             self._asking.add(request)

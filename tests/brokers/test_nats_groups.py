@@ -153,6 +153,29 @@ async def test_what_retention_takes_from_a_running_group_stops_it() -> None:
         await member.close()
 
 
+async def test_a_group_does_not_go_on_in_a_stream_that_was_made_anew() -> None:
+    """The same positions are of other events there: the group stops until somebody has moved it."""
+    async with NatsBroker(nats_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        partition = Partition(topic, 0)
+        await published(broker, made(topic, 5))
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 5)
+        await member.close()
+        await broker._jetstream.call("deleting", f"STREAM.DELETE.{stream_of(partition)}", None, dict)
+        await broker._make_stream(partition)
+        await published(broker, made(topic, 10))
+
+        stopped = Member(await broker.open(group, "m"))
+        with pytest.raises(PositionLostError, match="was deleted"):
+            await taken(stopped, 1)
+        await stopped.close()
+        await broker.seek(group, [(partition, 1)])
+        moved = Member(await broker.open(group, "m"))
+        assert len(await taken(moved, 10)) == 10
+        await moved.close()
+
+
 async def test_a_single_event_that_was_erased_is_passed_over() -> None:
     """Who must erase one event erases it; the rest arrives."""
     async with NatsBroker(nats_url()) as broker:

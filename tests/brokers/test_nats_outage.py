@@ -71,6 +71,11 @@ def start_one(servers: list[NatsServer], routes: list[int], number: int) -> None
     servers[number].start(f"cluster {{ name: test, listen: 127.0.0.1:{routes[number]}, routes: [{others}] }}\n")
 
 
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still."""
+    return all(file.read_text().rpartition(")")[2].split()[0] == "T" for file in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
 def url(server: NatsServer) -> str:
     return f"nats://127.0.0.1:{server.port}"
 
@@ -163,6 +168,7 @@ async def test_events_that_are_not_acknowledged_in_time_fail_together(server: Na
 
         os.kill(pid, signal.SIGSTOP)
         try:
+            await until(lambda: _is_stopped(pid), lambda: asyncio.sleep(0.01), lambda: "the server does not stand still")
             results = await broker.publish(sent)
         finally:
             os.kill(pid, signal.SIGCONT)

@@ -198,7 +198,8 @@ class NatsBroker:
         for partition in record.all():
             if await self._register.place(group.name, partition) is None:
                 info = await self._info(partition)
-                await self._register.put_place(group.name, partition, Place(info.first if group.start == "earliest" else info.head), 0)
+                position = info.first if group.start == "earliest" else info.head
+                await self._register.put_place(group.name, partition, Place(position, stream=info.created), 0)
 
     async def _topic(self, name: str) -> TopicRecord:
         record = await self._register.topic(name)

@@ -55,6 +55,8 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its token, which no other has; empty when nobody has it."""
     member: str = ""
     """What to call it."""
+    stream: str = ""
+    """When the stream was made that the position is of; empty where the next owner has to find that out."""
 
 
 class NatsRegister:

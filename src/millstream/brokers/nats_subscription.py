@@ -61,6 +61,9 @@ class Claim:
         self.revision = revision
         self.place = place.position
         self.first, self.head = info.first, info.head
+        self.of = place.stream or info.created
+        """The stream that positions are of."""
+        self.anew = self.of != info.created
         self.reader = NatsReader(partition, self.stream, info.created)
         self.settled = self.delivered = place.position - 1
         self.written = place.position
@@ -146,7 +149,7 @@ class NatsSubscription:
             connection.on_lost = self._disconnected
             connection.subscribe(self._nudges, lambda subject, reply, head, body: self._kick.set())
             self._missing.clear()
-            for token in self._former:
+            for token in list(self._former):
                 await self._register.leave(self.group, token)
             await self._be_there(verify=True)
         except BaseException:
@@ -260,15 +263,16 @@ class NatsSubscription:
         place, revision = known
         if place.owner and place.owner != self._token and not self._is_missing(place.owner, present):
             return False
-        written = await self._register.put_place(self.group, partition, Place(place.position, self._token, self.member), revision)
-        if written is None:
-            return False
         info = await self._jetstream.info(stream_of(partition))
         if info is None:
             raise BrokerError(
                 f"group {self.group!r}: the stream {stream_of(partition)} of topic {partition.topic!r} is not on {self._settings.name} any "
                 "more. Find out who deleted it; the service's next start makes it anew."
             )
+        mine = Place(place.position, self._token, self.member, place.stream or info.created)
+        written = await self._register.put_place(self.group, partition, mine, revision)
+        if written is None:
+            return False
         claim = self.claims[partition] = Claim(partition, place, written, info)
         self._turn.append(claim)
         return True
@@ -316,7 +320,7 @@ class NatsSubscription:
         """Write where the group stands in a partition, if it is still ours."""
         async with claim.writing:
             position = claim.settled + 1
-            place = Place(position, owner, self.member if owner else "")
+            place = Place(position, owner, self.member if owner else "", claim.of)
             revision = await self._register.put_place(self.group, claim.partition, place, claim.revision)
             if revision is None:
                 known = await self._register.place(self.group, claim.partition)
@@ -522,6 +526,11 @@ class NatsSubscription:
             return
         if position is None:
             position = claim.place
+        if claim.anew:
+            raise PositionLostError(
+                f"group {self.group!r} stands at {position} of a stream {claim.stream} that was deleted, and the one that is there was "
+                "made since. Find out what was lost, then move the group on purpose."
+            )
         if not claim.first <= position <= max(claim.head, claim.delivered + 1):
             raise PositionLostError(
                 f"group {self.group!r} would go on at {position} of {partition.topic}/{partition.number}, but the log has {claim.first} to "

@@ -16,9 +16,10 @@ from tools.services.aws import Aws
 from tools.services.kafka import Kafka
 from tools.services.nats import Nats
 from tools.services.rabbitmq import RabbitMQ
+from tools.services.redis import Redis
 from tools.services.service import HOME, Service, ServiceError
 
-SERVICES: tuple[type[Service], ...] = (Kafka, RabbitMQ, Aws, Nats)
+SERVICES: tuple[type[Service], ...] = (Kafka, RabbitMQ, Aws, Nats, Redis)
 ENV = HOME / "env"
 #: Tells tests which servers have to be there.
 ASKED = "MILLSTREAM_TEST_SERVICES"

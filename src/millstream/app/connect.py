@@ -12,6 +12,7 @@ MEMORY = "memory://"
 KAFKA = "kafka://"
 AWS = "aws://"
 NATS = "nats://"
+REDIS = ("redis://", "rediss://")
 RABBITMQ = ("rabbitmq://", "rabbitmqs://", "amqp://", "amqps://")
 
 
@@ -35,6 +36,11 @@ def connect_broker(url: str, clock: Clock) -> Broker:
         from millstream.brokers.nats import NatsBroker
 
         return NatsBroker(url, monotonic=clock.monotonic)
+    if url.startswith(REDIS):
+        _require("hiredis", "redis", url)
+        from millstream.brokers.redis import RedisBroker
+
+        return RedisBroker(url, micros=clock.micros, monotonic=clock.monotonic)
     if url.startswith(RABBITMQ):
         from millstream.brokers.rabbitmq import RabbitBroker
 

@@ -1,0 +1,183 @@
+"""One connection to Redis: commands are sent as they come, and answered in their order."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Self, cast
+
+import hiredis
+
+from millstream.brokers.redis_settings import RedisSettings
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError
+
+#: Seconds that the server gets for each step of the beginning.
+CONNECTING = 10.0
+#: Seconds without an answer after which a connection is given up; a cut network says nothing.
+SILENCE = 10.0
+#: How errors begin that pass, and that say that this one may not do what it asks.
+_PASSING = ("LOADING", "BUSY ", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
+_REFUSED = ("NOAUTH", "WRONGPASS", "NOPERM", "READONLY")
+
+Argument = bytes | str | int
+Answer = Any
+
+
+def packed(command: Sequence[Argument]) -> bytes:
+    """A command as it is sent."""
+    # Its types know commands of one word alone.
+    return cast("Any", hiredis).pack_command(tuple(command))
+
+
+class ReplyError(BrokerError):
+    """The server refused a command."""
+
+
+class Connection(asyncio.Protocol):
+    """Commands may be asked for one after another without waiting."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self.settings = settings
+        self.lost: MillstreamError | None = None
+        self.on_message: Callable[[list[Any]], None] | None = None
+        """What a connection that listens is told without having asked."""
+        self.on_lost: Callable[[MillstreamError], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=ReplyError)
+        self._asked: deque[asyncio.Future[Answer]] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._closed = self._loop.create_future()
+
+    @classmethod
+    async def connect(cls, settings: RedisSettings, *, name: str) -> Self:
+        """Be connected and let in, with the database chosen."""
+        loop = asyncio.get_running_loop()
+        tls = settings.tls
+        try:
+            async with asyncio.timeout(CONNECTING):
+                _, connection = await loop.create_connection(lambda: cls(settings), settings.host, settings.port, ssl=tls)
+        except (OSError, TimeoutError) as error:
+            raise BrokerUnavailableError(f"{settings.name} cannot be reached: {error or 'no answer'}. Check that it runs there.") from error
+        try:
+            await connection._begin(name)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    async def _begin(self, name: str) -> None:
+        settings = self.settings
+        if settings.password:
+            user = (settings.user,) if settings.user else ()
+            await self.call("AUTH", *user, settings.password, wait=CONNECTING)
+        await self.call("PING", wait=CONNECTING)
+        if settings.database:
+            await self.call("SELECT", settings.database, wait=CONNECTING)
+        await self.call("CLIENT", "SETNAME", "".join(c if "!" <= c <= "~" else "_" for c in name), wait=CONNECTING)
+
+    # Asking
+
+    def ask(self, *command: Argument) -> "asyncio.Future[Answer]":
+        """Send a command; its answer comes after those of all before it."""
+        return self.send(packed(command))
+
+    def send(self, data: bytes) -> "asyncio.Future[Answer]":
+        """The same for a command that is packed already."""
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        if self.lost is not None or self._transport is None:
+            answer.set_exception(self.lost or self._gone())
+            return answer
+        self._asked.append(answer)
+        self._transport.write(data)
+        return answer
+
+    async def call(self, *command: Argument, wait: float = SILENCE) -> Answer:
+        """Send a command and wait for its answer; a connection that says nothing is given up."""
+        return await self.answer(self.ask(*command), wait)
+
+    async def answer(self, asked: "asyncio.Future[Answer]", wait: float = SILENCE) -> Answer:
+        """Wait for an answer."""
+        try:
+            async with asyncio.timeout(wait):
+                return await asked
+        except TimeoutError as error:
+            self.abort()
+            raise BrokerUnavailableError(
+                f"{self.settings.name} did not answer within {wait:g} s. The same call may succeed later."
+            ) from error
+        except ReplyError as error:
+            raise self._explained(str(error)) from error
+
+    def _explained(self, text: str) -> MillstreamError:
+        if text.startswith(_PASSING):
+            return BrokerUnavailableError(f"{self.settings.name} is not ready: {text}. The same call may succeed later.")
+        if text.startswith(_REFUSED):
+            return ConfigurationError(
+                f"{self.settings.name} does not allow it: {text}. Check the user, what it may do, and that this is no replica."
+            )
+        return BrokerError(f"{self.settings.name} refused: {text}")
+
+    def _gone(self) -> MillstreamError:
+        return BrokerUnavailableError(f"the connection to {self.settings.name} is gone. The same call may succeed later.")
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                self._answered(reply)
+        except hiredis.ProtocolError as error:
+            self.lost = BrokerUnavailableError(f"{self.settings.name} speaks another protocol than Redis: {error}")
+            self.abort()
+
+    def _answered(self, reply: Answer) -> None:
+        if not self._asked:
+            if self.on_message is not None:
+                self.on_message(reply)
+            return
+        answer = self._asked.popleft()
+        if answer.done():
+            return
+        if isinstance(reply, ReplyError):
+            answer.set_exception(reply)
+        else:
+            answer.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+        self._end()
+
+    def _end(self) -> None:
+        error = self.lost = self.lost or self._gone()
+        asked, self._asked = self._asked, deque()
+        for answer in asked:
+            if not answer.done():
+                answer.set_exception(self._gone())
+                # Whoever waited for it may have gone.
+                answer.exception()
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost(error)
+
+    def abort(self) -> None:
+        """End it now; what was asked and not answered may have been done or not."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end()
+
+    async def close(self) -> None:
+        """End it, and return when it has ended."""
+        self.on_lost = None
+        if self._transport is not None:
+            self._transport.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECTING):
+                    await asyncio.shield(self._closed)
+        self.abort()

@@ -1,0 +1,58 @@
+"""What the server says of a stream, and of where a group stands in it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from millstream.brokers.redis_names import PLAIN, position_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """A stream at one moment, and where a group stood."""
+
+    stream: str
+    """What tells it from one that had its name before."""
+    first: int
+    """The first position that is still there; the head, when nothing is."""
+    head: int
+    length: int
+    dense: bool
+    """Whether every position from 1 to the head was used, and each once."""
+    erased: int
+    """The last position that somebody erased by itself; 0 where none was."""
+    removed: int
+    """The last that retention has taken."""
+    place: int | None
+    """The group's next position; None when it stands nowhere."""
+    read: int
+    """How many entries lie before it; -1 where nobody knows."""
+    lag: int
+    oldest: int | None
+    """When, in microseconds, the next entry of the group was stored."""
+
+    def lacks(self, position: int) -> bool:
+        """Whether something is gone that was to be read from a position on."""
+        if position <= self.removed:
+            return True
+        return position < self.first and self.first < PLAIN and self.erased < position
+
+
+def stand_of(answer: list[Any]) -> Stand | None:
+    """One stream of what `SURVEY` answers; None when there is none."""
+    if not answer:
+        return None
+    last, first, length, added, erased, removed, stream, place, read, lag, oldest = answer
+    head = position_of(last) + 1
+    return Stand(
+        stream=stream.decode(),
+        first=position_of(first) if first else head,
+        head=head,
+        length=length,
+        dense=added == head - 1,
+        erased=position_of(erased),
+        removed=position_of(removed) if removed else 0,
+        place=position_of(place) + 1 if place else None,
+        read=read,
+        lag=lag,
+        oldest=int(oldest) * 1000 if oldest else None,
+    )

@@ -83,6 +83,14 @@ fix: .venv/.ready ## Change what can be changed automatically
 bench: .venv/.ready ## Measure, beside the limits of this machine
 	$(RUN)python -m benchmarks $(ARGS)
 
+# FastStream and clients that are only measured beside: nothing else needs them.
+.venv/.bench: .venv/.ready
+	$(UV) sync --locked --all-extras --group bench --inexact --quiet
+	@touch $@
+
+bench-brokers: .venv/.bench ## Measure on real brokers, beside their clients and FastStream: ONLY=kafka for one
+	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)python -m benchmarks $(or $(ONLY),kafka rabbitmq) $(ARGS)
+
 soak: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and power cuts, checked against a recorded history
 	$(RUN)python -m tests.crash.soak --seconds $(SECONDS) $(ARGS)
 
@@ -98,4 +106,4 @@ services-stop: .venv/.ready ## End them, and forget what they held
 brokers: .venv/.ready ## The brokers' tests on real servers, started and stopped for them: ONLY=kafka for one
 	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)pytest tests/brokers $(ARGS)
 
-.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench soak soak-brokers services services-stop brokers
+.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench bench-brokers soak soak-brokers services services-stop brokers

@@ -22,6 +22,7 @@ from pathlib import Path
 from tools.services.aws import Aws, Ministack
 from tools.services.kafka import Kafka
 from tools.services.rabbitmq import RabbitMQ
+from tools.services.redis import Redis
 from tools.services.service import Service
 
 from millstream.app.connect import connect_broker
@@ -58,6 +59,7 @@ SUBJECTS = {
         Subject("sqlite", None),
         Subject("kafka", Kafka(), "MILLSTREAM_TEST_KAFKA", lambda: Kafka().cluster.pid()),
         Subject("rabbitmq", RabbitMQ(), "MILLSTREAM_TEST_RABBITMQ", lambda: RabbitMQ().server.pid),
+        Subject("redis", Redis(), "MILLSTREAM_TEST_REDIS", lambda: Redis().server.pid),
         Subject("aws", Aws(), "MILLSTREAM_TEST_AWS", lambda: Ministack().pid, keeps=False, options="&visibility=5"),
     )
 }

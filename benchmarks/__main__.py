@@ -50,7 +50,7 @@ def main() -> None:
     for name in given.families or [name for name in FAMILIES if name not in LONG]:
         family = FAMILIES[name]
         if family.needs and not os.environ.get(family.needs):
-            print(f"{name} is left out, because {family.needs} is not set: `make bench-brokers ONLY={name}` starts a server.", file=sys.stderr)
+            print(f"{name} is left out: {family.needs} is not set. `make bench-brokers ONLY={name}` starts a server.", file=sys.stderr)
             continue
         rounds = given.rounds or (1 if given.quick else family.rounds)
         results += run_family(family, Path(given.folder), rounds=rounds, scale=0.2 if given.quick else 1.0, told=_tell)

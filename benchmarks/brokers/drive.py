@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from benchmarks.brokers.events import Tick
 from benchmarks.latency import evenly, spread, until
-from benchmarks.stopwatch import Stopwatch, percentile
+from benchmarks.stopwatch import Stopwatch
 from benchmarks.subject import Figures
 
 T = TypeVar("T")

@@ -1,6 +1,5 @@
 """The same with FastStream on Kafka's client, its usual models being pydantic's."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 

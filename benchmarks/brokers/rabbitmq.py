@@ -146,7 +146,10 @@ FAMILY = Family(
             title="publish, each awaited, 100 callers, beside pika on asyncio", subject=publish_from_many, figure="rate", unit="/s",
             target=10_000, better="more", beside=raw_publish_from_many,
         ),
-        Row(title="  beside aio-pika", subject=publish_from_many, figure="rate", unit="/s", better="more", beside=aio_pika_publish_from_many),
+        Row(
+            title="  beside aio-pika", subject=publish_from_many, figure="rate", unit="/s", better="more",
+            beside=aio_pika_publish_from_many,
+        ),
         Row(
             title="  beside FastStream", subject=publish_from_many, figure="rate", unit="/s", better="more",
             beside=faststream_publish_from_many,

@@ -71,8 +71,6 @@ class KafkaSubscription:
         self._loop = asyncio.get_running_loop()
         self._notices: deque[Received] = deque()
         self._taken: deque[Taken] = deque()
-        self._begun = 0
-        """How much of the first of them was handed over."""
         self._owned: dict[Partition, _Owned] = {}
         self._held = 0
         self._held_since = 0.0
@@ -108,28 +106,26 @@ class KafkaSubscription:
     def _next(self, most: int) -> list[Delivery]:
         items: list[Delivery] = []
         while self._taken and len(items) < most:
-            taken, begun = self._taken[0], self._begun
-            records = taken.records
-            part = records if not begun and len(records) <= most - len(items) else records[begun : begun + most - len(items)]
-            held = self._open(part, taken.generations, items)
-            self._begun += len(part)
+            taken = self._taken[0]
+            count = min(most - len(items), len(taken.records))
+            held = self._open(taken.records, count, taken.generations, items)
             self._held += held
-            whole = self._begun >= len(records)
+            whole = not taken.records
             if whole:
                 self._taken.popleft()
-                self._begun = 0
-            self._poller.received(len(part) - held, taken.size if whole else 0)
+            self._poller.received(count - held, taken.size if whole else 0)
         if self._held and not items:
             self._make_room()
         return items
 
-    def _open(self, records: Sequence[Record], generations: Mapping[Partition, int], items: list[Delivery]) -> int:
-        """Make deliveries of records; those of paused partitions are held back, and counted."""
-        delivery = self._reader.delivery
+    def _open(self, records: list[Record], count: int, generations: Mapping[Partition, int], items: list[Delivery]) -> int:
+        """Make deliveries of so many records, from the end on; those of paused partitions are held back, and counted."""
+        delivery, take = self._reader.delivery, records.pop
         topic, number, held = "", -1, 0
         owned: _Owned | None = None
         partition = _NOWHERE
-        for record in records:
+        for _ in range(count):
+            record = take()
             if record.partition() != number or record.topic() != topic:
                 topic, number = record.topic() or "", record.partition()
                 partition = Partition(topic, -1 if number is None else number)
@@ -278,16 +274,10 @@ class KafkaSubscription:
                     self._held -= len(held)
                 else:
                     self._poller.received(-len(held), 0)
-                self._put_first(Taken(held, generations, 0))
+                held.reverse()
+                self._taken.appendleft(Taken(held, generations, 0))
             owned.unfetched = False
         self._ring()
-
-    def _put_first(self, taken: Taken) -> None:
-        if self._begun:
-            rest = self._taken.popleft()
-            self._taken.appendleft(Taken(rest.records[self._begun :], rest.generations, rest.size))
-            self._begun = 0
-        self._taken.appendleft(taken)
 
     async def release(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:

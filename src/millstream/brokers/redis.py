@@ -30,7 +30,7 @@ from millstream.brokers.redis_server import verify_server
 from millstream.brokers.redis_settings import RedisSettings, settings_of
 from millstream.brokers.redis_subscription import RedisSubscription
 from millstream.brokers.redis_survey import Stand
-from millstream.brokers.redis_wire import RedisReader, event_fields, message_fields
+from millstream.brokers.redis_wire import MOST_HEADERS, RedisReader, event_fields, message_fields
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, TooLargeError
 from millstream.contracts.partition import partitions_of
@@ -212,6 +212,8 @@ class RedisBroker:
         if len(e.data) > LARGEST:
             raise _too_large(f"event {e.id} ({e.type})", len(e.data))
         fields = event_fields(e)
+        if len(fields) > 2 * MOST_HEADERS:
+            raise TooLargeError(f"event {e.id} ({e.type}) has more attributes than this broker takes ({MOST_HEADERS}); leave some out")
         return Outgoing(partition, fields, sum(map(len, fields)))
 
     def _raw(self, message: Message, partition: Partition) -> Outgoing:

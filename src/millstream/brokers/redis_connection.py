@@ -42,6 +42,8 @@ class Connection(asyncio.Protocol):
         self.on_message: Callable[[list[Any]], None] | None = None
         """What a connection that listens is told without having asked."""
         self.on_lost: Callable[[MillstreamError], None] | None = None
+        self.received = 0
+        """Bytes so far."""
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=ReplyError)
         self._asked: deque[asyncio.Future[Answer]] = deque()
@@ -128,6 +130,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
+        self.received += len(data)
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:

@@ -112,18 +112,26 @@ class RedisPublisher:
             await asyncio.sleep(0)
             self._bell.clear()
             while batch := self._batch():
-                error: MillstreamError | None = None
                 try:
-                    error = await self._store(batch)
-                except MillstreamError as failure:
-                    error = failure
+                    await self._carry_out(batch)
                 except asyncio.CancelledError:
-                    self._waiting.extendleft(reversed(batch))
+                    self._waiting.extendleft(page for page in reversed(batch) if not page.done.done())
                     raise
-                for page in batch:
-                    self._finish(page, error)
                 if self._waiting:
                     await asyncio.sleep(0)
+
+    async def _carry_out(self, batch: list[Page]) -> None:
+        error = await self._stored(batch)
+        # What is wrong with one of several shall not be the others' fault.
+        again = error is not None and len(batch) > 1 and min(page.deadline for page in batch) > self._loop.time()
+        for page in batch:
+            self._finish(page, (page.call.failed or await self._stored([page])) if again else error)
+
+    async def _stored(self, batch: list[Page]) -> MillstreamError | None:
+        try:
+            return await self._store(batch)
+        except MillstreamError as error:
+            return error
 
     def _finish(self, page: Page, error: MillstreamError | None) -> None:
         if error is not None:

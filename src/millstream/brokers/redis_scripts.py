@@ -142,9 +142,9 @@ return answer
 """
 
 SHARE = """#!lua
--- KEYS: groups, members, claims. ARGV: group, token, lease, then streams. Gives how many are there, how many streams the member
--- should give up, and those that it has; it takes what is free up to its share.
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {-1, 0} end
+-- KEYS: groups, members, claims. ARGV: group, token, lease, then streams. Gives how many streams the member should give up, one
+-- of its streams in which the group does not stand any more, and those that it has; it takes what is free up to its share.
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {0, ARGV[1]} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token = ARGV[2]
@@ -181,7 +181,13 @@ local share = least
 for rank = 1, math.min(more, #above) do
   if above[rank] == token then share = least + 1 end
 end
-return {#members, #mine - share, unpack(mine)}
+local gone = ''
+for _, stream in ipairs(mine) do
+  local groups, stands = redis.pcall('XINFO', 'GROUPS', stream), false
+  for _, group in ipairs(groups) do stands = stands or group[2] == ARGV[1] end
+  if not stands then gone = stream end
+end
+return {#mine - share, gone, unpack(mine)}
 """
 
 COMMIT = """#!lua

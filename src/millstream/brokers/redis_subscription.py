@@ -35,7 +35,7 @@ COMMIT_AFTER = 0.1
 OUTAGE = 10.0
 BACK_OFF = (0.05, 1.0)
 #: Of one stream come so many entries at a time, or bytes, whichever is less; more are asked for when so many are left.
-MOST, MOST_BYTES, FIRST = 500, 4 << 20, 100
+MOST, MOST_BYTES, FIRST = 500, 4 << 20, 20
 #: Milliseconds for which the server waits for an entry before it says that there is none.
 BLOCK = 500
 
@@ -156,25 +156,30 @@ class RedisSubscription:
                 SHARE, (GROUPS, members_of(self.group), claims_of(self.group)),
                 (self.group, self._token, int(LEASE * 1000), *self._partitions),
             )  # fmt: skip
-            if answer[0] < 0:
-                raise BrokerError(
-                    f"group {self.group!r} was forgotten on {self._name} meanwhile. Declare it again, which the service's next start does."
-                )
+            surplus, gone, *streams = answer
+            if gone:
+                raise self._stands_nowhere(gone.decode())
             self._beaten = begun
-            mine = {self._partitions[stream.decode()] for stream in answer[2:]}
+            mine = {self._partitions[stream.decode()] for stream in streams}
             for claim in [claim for partition, claim in self.claims.items() if partition not in mine]:
                 self._lose(claim)
             await self._gain(sorted(mine - self.claims.keys()))
         await self._expire()
         leaving = [claim for claim in self.claims.values() if claim.deadline is not None]
         staying = [claim for claim in self.claims.values() if claim.deadline is None]
-        surplus = answer[1] - len(leaving)
-        if surplus > 0:
+        if surplus > len(leaving):
             deadline = self._monotonic() + GRACE
-            for claim in staying[-surplus:]:
+            given = staying[len(leaving) - surplus :]
+            for claim in given:
                 claim.deadline = deadline
-            self._notify(Revoked(tuple(claim.partition for claim in staying[-surplus:]), deadline))
-        return answer[1] >= 0
+            self._notify(Revoked(tuple(claim.partition for claim in given), deadline))
+        return surplus >= 0
+
+    def _stands_nowhere(self, what: str) -> MillstreamError:
+        return BrokerError(
+            f"group {self.group!r} stands nowhere in {what} on {self._name}: it was forgotten, or the stream was deleted or made anew. "
+            "Find out who did; the service's next start declares it, and begins there."
+        )
 
     async def _gain(self, partitions: Sequence[Partition]) -> None:
         if not partitions:
@@ -182,10 +187,7 @@ class RedisSubscription:
         stands = await self._control.survey(partitions, self.group)
         for partition, stand in zip(partitions, stands, strict=True):
             if stand is None or stand.place is None:
-                raise BrokerError(
-                    f"group {self.group!r} stands nowhere in {partition.topic}/{partition.number} on {self._name}: its stream was deleted "
-                    "or made anew. Find out who did; the service's next start begins there."
-                )
+                raise self._stands_nowhere(stream_of(partition))
             claim = self.claims[partition] = Claim(partition, stand, stand.place)
             self._turn.append(claim)
         self._notify(Assigned(tuple(partitions)))
@@ -271,17 +273,26 @@ class RedisSubscription:
                 if self._reading is None or self._reading.lost is not None:
                     self._reading = await Connection.connect(self._control.settings, name=f"millstream {self.group} {self.member}")
                     self._client = await self._reading.call("CLIENT", "ID")
+                    await self._verify_positions()
                 await self._read_from(self._reading, claims)
                 back_off = BACK_OFF[0]
             except BrokerUnavailableError:
                 back_off = min(back_off * 2, BACK_OFF[1])
                 await asyncio.sleep(back_off)
 
+    async def _verify_positions(self) -> None:
+        """A server that was allowed to lose events may have begun anew before where this member stands."""
+        claims = [claim for claim in self.claims.values() if claim.started]
+        for claim, stand in zip(claims, await self._control.survey([c.partition for c in claims], self.group), strict=True):
+            if stand is not None and stand.head < claim.next:
+                raise self._lost_position(claim.partition, claim.next, stand)
+
     async def _read_from(self, connection: Connection, claims: Sequence[Claim]) -> None:
         """Have what comes next of these, or the knowledge that nothing has come for a while."""
         wanted = [claim.next for claim in claims]
         count = min(claim.wanted for claim in claims)
         self._asked = set(claims)
+        before = connection.received
         try:
             answer = await connection.call(
                 "XREAD", "COUNT", count, "BLOCK", BLOCK, "STREAMS",
@@ -291,19 +302,20 @@ class RedisSubscription:
         finally:
             self._asked = set()
         came = {stream: entries for stream, entries in answer or ()}
+        size = (connection.received - before) / max(1, sum(map(len, came.values())))
         for claim, position in zip(claims, wanted, strict=True):
             entries = came.get(claim.stream.encode())
             if entries and claim.next == position and self.claims.get(claim.partition) is claim:
-                self._came(claim, entries)
+                self._came(claim, entries, size)
 
-    def _came(self, claim: Claim, entries: list[Any]) -> None:
+    def _came(self, claim: Claim, entries: list[Any], size: float) -> None:
         first = position_of(entries[0][0])
         if first != claim.next and first < PLAIN:
             claim.held = True
             self._start(partial(self._look_at_gap, claim, claim.next, first))
         claim.next = position_of(entries[-1][0]) + 1
-        size = max(sum(map(len, entry[1])) for entry in (entries[0], entries[-1]))
-        claim.size = size + 1.0 if not claim.size else claim.size * 0.5 + size * 0.5
+        # Quick to fear large ones, and slow to trust that they are over.
+        claim.size = max(size, claim.size * 0.7 + size * 0.3)
         claim.waiting.extend(entries)
         self._bell.set()
 

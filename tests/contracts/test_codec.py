@@ -113,11 +113,13 @@ def test_a_run_of_events_is_read_as_each_of_them_alone(run: list[Envelope], id_:
     """What an event has in common with the one before changes nothing, also where they differ a little, or are wrong."""
     reader = BinaryReader()
     usual = Envelope(id="1", source="/shop", type="made", key="k", time=1_700_000_000_000_001)
-    others = [msgspec.structs.replace(usual, **changes) for changes in ({"id": "2"}, {"key": "l"}, {"time": 5}, {"source": "/other"})]
+    changes = ({"id": "2"}, {"key": "l"}, {"time": 5}, {"time": usual.time + 1}, {"source": "/other"})
+    others = [msgspec.structs.replace(usual, **change) for change in changes]
     headers = [to_binary(e)[0] for e in (usual, *others, usual, *run)]
+    odd_time = [*headers[0][:8], ("ce_time", headers[0][8][1][:20] + odd + b"Z")]
     broken = [(name, odd if name in ("ce_id", "ce_time", "ce_subject") else value) for name, value in headers[0]]
 
-    for given_ in (*headers, broken, headers[0], [*headers[0][:5], ("ce_id", id_.encode("utf-8", "replace")), *headers[0][6:]]):
+    for given_ in (*headers, broken, headers[0], odd_time, [*headers[0][:5], ("ce_id", id_.encode("utf-8", "replace")), *headers[0][6:]]):
         try:
             expected: object = from_binary(given_, b"{}", "made")
         except EnvelopeError as error:

@@ -162,6 +162,8 @@ class BinaryReader:
         self._shared: Sequence[tuple[str, bytes | None]] = ()
         """The headers of the last event that all of its kind have; `to_binary` writes them first."""
         self._head = ("", "", 0, "")
+        self._second, self._micros = b"", 0
+        """The second of the last event's time, as it was written, and what it means."""
 
     def read(self, headers: Sequence[tuple[str, bytes | None]], body: bytes, topic: str) -> Envelope:
         """The envelope in these headers and this body, or EnvelopeError; `topic` is where they came from."""
@@ -170,7 +172,11 @@ class BinaryReader:
             names = (id_name, subject_name, key_name, time_name)
             if names == _KEYED and id and time and key and subject == key:
                 try:
-                    text, key_text, micros = id.decode(), key.decode(), _usual_time(time)
+                    text, key_text = id.decode(), key.decode()
+                    if time[:20] == self._second and len(time) == 27 and time[26] == 90 and (fraction := time[20:26]).isdigit():
+                        micros = self._micros + int(fraction)
+                    else:
+                        micros = self._time(time)
                 except (UnicodeDecodeError, EnvelopeError):
                     return from_binary(headers, body, topic)
                 if text.isprintable() and key_text.isprintable():
@@ -183,6 +189,12 @@ class BinaryReader:
         if len(headers) == 9 and tuple(name for name, _ in headers) == (*_SHARED, *_KEYED):
             self._shared, self._head = headers[:5], (envelope.source, envelope.type, envelope.version, envelope.content_type)
         return envelope
+
+    def _time(self, value: bytes) -> int:
+        micros = _usual_time(value)
+        if _is_usual(value):
+            self._second, self._micros = value[:20], micros - int(value[20:26])
+        return micros
 
 
 def _from_usual(given: dict[str, bytes | None], body: bytes, topic: str) -> Envelope | None:
@@ -235,8 +247,13 @@ def _usual_head(
     return head
 
 
+def _is_usual(time: bytes) -> bool:
+    """Whether it is written like 2026-01-31T12:00:00.000000Z."""
+    return len(time) == 27 and time[19] == 46 and time[26] == 90 and time[20:26].isdigit()
+
+
 def _usual_time(value: bytes) -> int:
-    if len(value) == 27 and value[19] == 46 and value[26] == 90 and value[20:26].isdigit():
+    if _is_usual(value):
         return _micros_of_second(value[:19]) + int(value[20:26])
     return _time_micros(value.decode())
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import consume, facts, footprint, growth, latency, publish
-from benchmarks.brokers import kafka, rabbitmq
+from benchmarks.brokers import kafka, nats, rabbitmq
 from benchmarks.harness import Result, load, run_family
 from benchmarks.table import as_json, text
 
@@ -23,9 +23,10 @@ FAMILIES = {
     "growth-large": growth.LARGE,
     "kafka": kafka.FAMILY,
     "rabbitmq": rabbitmq.FAMILY,
+    "nats": nats.FAMILY,
 }
 #: Only when they are asked for: all the others together take less than five minutes.
-LONG = ("facts", "growth-large", "kafka", "rabbitmq")
+LONG = ("facts", "growth-large", "kafka", "rabbitmq", "nats")
 #: A busier machine than this, per processor, makes rates that say little.
 BUSY = 0.3
 

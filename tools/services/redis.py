@@ -2,10 +2,11 @@
 
 import shutil
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, Child, free_port, require_debian
+from tools.services.service import HOME, PATIENCE, Child, ServiceError, free_port, require_debian
 
 PROGRAM = "redis-server"
 
@@ -37,6 +38,7 @@ class RedisServer:
         if self.pid is not None:
             return
         port = self.port
+        self._wait_for(port)
         config = self.folder / "redis.conf"
         config.write_text(
             f"bind 127.0.0.1\nport {port}\ndir {self.folder}\nappendonly yes\nappendfsync always\nsave \"\"\nloglevel warning\n{extra}"
@@ -47,6 +49,15 @@ class RedisServer:
     def stop(self, *, kill: bool = False) -> None:
         """End it; with `kill` without a chance to write anything."""
         self._child.stop(kill=kill)
+
+    @staticmethod
+    def _wait_for(port: int) -> None:
+        """Return when the port is free: of a server that was killed a thread may live on for a moment, and have it."""
+        deadline = time.monotonic() + PATIENCE
+        while free_port(port) != port:
+            if time.monotonic() > deadline:
+                raise ServiceError(f"somebody else listens on 127.0.0.1:{port}, which is this Redis server's; stop it")
+            time.sleep(0.02)
 
     def answers(self) -> bool:
         """Whether it takes commands, which it does once it has read its data; one that asks for a password does."""

@@ -17,6 +17,7 @@ from millstream.brokers.redis_names import (
     check_group,
     check_topic,
     claims_of,
+    entries_before,
     id_before,
     id_of,
     members_of,
@@ -327,10 +328,10 @@ class RedisBroker:
         for partition, _ in positions:
             if partition.topic not in record.topics:
                 raise BrokerError(f"group {group!r} does not read {partition.topic!r}; declare it with that topic first.")
-        stands = await self._stands([partition for partition, _ in positions])
+        await self._stands([partition for partition, _ in positions])
         arguments: list[str | int] = [group]
-        for (_, position), stand in zip(positions, stands, strict=True):
-            arguments += (id_before(position), max(position - 1, 0) if stand.dense else -1)
+        for _, position in positions:
+            arguments += (id_before(position), entries_before(position))
         keys = (members_of(group), claims_of(group), *(stream_of(partition) for partition, _ in positions))
         if not await self._control.run(SEEK, keys, arguments):
             raise BrokerError(f"group {group!r} is running on {self.name}: stop its workers, then move it.")

@@ -64,6 +64,11 @@ def id_before(position: int) -> str:
     return id_of(max(position - 1, 0))
 
 
+def entries_before(position: int) -> int:
+    """How many entries were added before a position, as the server counts them; -1 where the position does not tell."""
+    return max(position - 1, 0) if position < PLAIN else -1
+
+
 def check_topic(name: str) -> None:
     """Refuse a name that cannot be a topic's."""
     if not name:

@@ -92,9 +92,14 @@ for i = 2, #KEYS do
     if group[2] == ARGV[1] then known = true end
   end
   if not known then
-    local start = '$'
-    if ARGV[2] == '1' then start = redis.call('HGET', KEYS[1], KEYS[i]) or '0' end
-    redis.call('XGROUP', 'CREATE', KEYS[i], ARGV[1], start)
+    local stream = {}
+    local info = redis.call('XINFO', 'STREAM', KEYS[i])
+    for n = 1, #info, 2 do stream[info[n]] = info[n + 1] end
+    local start, read = '$', stream['entries-added']
+    if ARGV[2] == '1' then
+      start, read = redis.call('HGET', KEYS[1], KEYS[i]) or '0', read - stream['length']
+    end
+    redis.call('XGROUP', 'CREATE', KEYS[i], ARGV[1], start, 'ENTRIESREAD', read)
   end
 end
 return 1
@@ -132,8 +137,7 @@ for i = 3, #KEYS do
       end
     end
     answer[i - 2] = {
-      stream['last-generated-id'], first and first[1] or '', stream['length'], stream['entries-added'],
-      stream['max-deleted-entry-id'],
+      stream['last-generated-id'], first and first[1] or '', stream['length'], stream['max-deleted-entry-id'],
       redis.call('HGET', KEYS[2], key) or '', redis.call('HGET', KEYS[1], key) or '', place, read, lag, oldest
     }
   end

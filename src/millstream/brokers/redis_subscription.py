@@ -11,7 +11,7 @@ from typing import Any
 
 from millstream.brokers.redis_connection import SILENCE, Argument, Connection
 from millstream.brokers.redis_control import RedisControl
-from millstream.brokers.redis_names import GROUPS, PLAIN, claims_of, id_before, members_of, position_of, stream_of
+from millstream.brokers.redis_names import GROUPS, PLAIN, claims_of, entries_before, id_before, members_of, position_of, stream_of
 from millstream.brokers.redis_publisher import Settled
 from millstream.brokers.redis_scripts import COMMIT, SHARE
 from millstream.brokers.redis_survey import Stand
@@ -54,7 +54,7 @@ class Claim:
         """What comes next from the stream, and what is handed over next."""
         self.settled = self.written = place
         """The position before which all is done, and what the group says of it."""
-        self.entries = stand.read
+        self.entries = stand.read if stand.read >= 0 else entries_before(place)
         """How many entries lie before `settled`; -1 where nobody knows."""
         self.waiting: deque[Entry] = deque()
         self.size = 0.0
@@ -398,8 +398,7 @@ class RedisSubscription:
         if stand.lacks(position) or position > max(stand.head, claim.delivered):
             raise self._lost_position(partition, position, stand)
         if position != place:
-            # Without gaps the difference is what lies between.
-            claim.entries = position - 1 if stand.dense else -1
+            claim.entries = entries_before(position)
             claim.settled = position
             self._commit_soon()
         claim.started = True

@@ -16,8 +16,6 @@ class Stand:
     """The first position that is still there; the head, when nothing is."""
     head: int
     length: int
-    dense: bool
-    """Whether every position from 1 to the head was used, and each once."""
     erased: int
     """The last position that somebody erased by itself; 0 where none was."""
     removed: int
@@ -41,14 +39,13 @@ def stand_of(answer: list[Any]) -> Stand | None:
     """One stream of what `SURVEY` answers; None when there is none."""
     if not answer:
         return None
-    last, first, length, added, erased, removed, stream, place, read, lag, oldest = answer
+    last, first, length, erased, removed, stream, place, read, lag, oldest = answer
     head = position_of(last) + 1
     return Stand(
         stream=stream.decode(),
         first=position_of(first) if first else head,
         head=head,
         length=length,
-        dense=added == head - 1,
         erased=position_of(erased),
         removed=position_of(removed) if removed else 0,
         place=position_of(place) + 1 if place else None,

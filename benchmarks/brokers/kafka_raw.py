@@ -36,7 +36,7 @@ def remove_topic(servers: str, topic: str) -> None:
 class Bridge:
     """A consumer's thread: hands batches to the loop, and commits what the loop has done with."""
 
-    def __init__(self, servers: str, topic: str, start: str) -> None:
+    def __init__(self, servers: str, topic: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._batches: asyncio.Queue[list[Record]] = asyncio.Queue()
         self._room = threading.Semaphore(MOST)
@@ -45,11 +45,11 @@ class Bridge:
         self._topic = topic
         self._consumer = Consumer(
             {
-                "bootstrap.servers": servers, "group.id": unique(), "group.protocol": "consumer", "auto.offset.reset": start,
+                "bootstrap.servers": servers, "group.id": unique(), "group.protocol": "consumer", "auto.offset.reset": "earliest",
                 "enable.auto.commit": False, "enable.auto.offset.store": False, "fetch.queue.backoff.ms": 10,
             }
         )  # fmt: skip
-        self._thread = threading.Thread(target=self._poll)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
 
     def _poll(self) -> None:
@@ -95,7 +95,7 @@ async def consume(servers: str, topic: str, count: int) -> Figures:
     async def handle(body: bytes) -> None:
         await handler(decode(body))
 
-    bridge = Bridge(servers, topic, "earliest")
+    bridge = Bridge(servers, topic)
     await bridge.run(handle, counting.stop)
     await bridge.close()
     return counting.figures()
@@ -111,7 +111,7 @@ class Sender:
         self._over = False
         self._producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "linger.ms": linger, "batch.size": 262_144})
         self._producer.list_topics(topic, timeout=10)
-        self._thread = threading.Thread(target=self._poll)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
 
     async def publish(self, event: Published | Tick) -> None:
@@ -193,7 +193,7 @@ async def latency(servers: str, topic: str, count: int) -> Figures:
     async def handle(body: bytes) -> None:
         seen.one(decode_tick(body))
 
-    bridge = Bridge(servers, topic, "latest")
+    bridge = Bridge(servers, topic)
     running = asyncio.create_task(bridge.run(handle, stop))
     async with sending(servers, topic, 0) as sender:
         figures = await seen.measure(sender.publish, count)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import consume, facts, footprint, growth, latency, publish
-from benchmarks.brokers import kafka, nats, rabbitmq, redis
+from benchmarks.brokers import aws, kafka, nats, rabbitmq, redis
 from benchmarks.harness import Result, load, run_family
 from benchmarks.table import as_json, text
 
@@ -25,9 +25,10 @@ FAMILIES = {
     "rabbitmq": rabbitmq.FAMILY,
     "nats": nats.FAMILY,
     "redis": redis.FAMILY,
+    "aws": aws.FAMILY,
 }
 #: Only when they are asked for: all the others together take less than five minutes.
-LONG = ("facts", "growth-large", "kafka", "rabbitmq", "nats", "redis")
+LONG = ("facts", "growth-large", "kafka", "rabbitmq", "nats", "redis", "aws")
 #: A busier machine than this, per processor, makes rates that say little.
 BUSY = 0.3
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -44,10 +44,10 @@ class KafkaProducer:
         self._prompt = Line(settings, largest, linger=0)
         self._gathering = Line(settings, largest, linger=1)
 
-    async def send(self, items: Sequence[T], record: Callable[[T], Outgoing]) -> Answers:
+    def send(self, items: Sequence[T], record: Callable[[T], Outgoing]) -> Coroutine[Any, Any, Answers]:
         """One answer for each item: None once its record is stored as safely as its topic says, or what `record` raised."""
         few = len(items) < MANY and self._prompt.waiting + self._gathering.waiting < MANY
-        return await (self._prompt if few else self._gathering).send(items, record)
+        return (self._prompt if few else self._gathering).send(items, record)
 
     async def close(self) -> None:
         """Wait for what is under way, and end."""
@@ -218,6 +218,8 @@ class Line:
 
 class _Batch:
     """The records of one call, and what became of them."""
+
+    __slots__ = ("_answers", "_expected", "_reported", "_settled", "finished")
 
     def __init__(
         self, size: int, settled: Callable[["_Batch"], None], finished: asyncio.Future[Answers]

@@ -34,8 +34,8 @@ SLOW = (
     "tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md",
     "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py",
 )  # fmt: skip
-#: Tests on real servers, which wait more than they work: `make test` runs them in a process of their own.
-SERVERS = re.compile(r"tests/brokers/test_(kafka|rabbitmq|aws|nats|redis)|tests/.*_on_brokers")
+#: Tests on a real server wait more than they work: `make test` runs those of one server one after another, beside all others.
+SERVER = re.compile(r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbitmq|aws|nats|redis)")
 _run_python = PythonEvaluator()
 
 
@@ -43,7 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what takes seconds, so that `make unit` can leave it out, and give it time on a busy machine."""
     for item in items:
         name = item.path.relative_to(config.rootpath).as_posix()
-        item.add_marker(pytest.mark.xdist_group("servers" if SERVERS.match(name) else "others"))
+        server = SERVER.search(item.nodeid)
+        item.add_marker(pytest.mark.xdist_group(server[1] if server else "others"))
         if name.startswith(SLOW):
             item.add_marker("slow")
             if item.get_closest_marker("timeout") is None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tools.services.aws import Aws, Ministack
 from tools.services.kafka import Kafka
+from tools.services.nats import Nats
 from tools.services.rabbitmq import RabbitMQ
 from tools.services.redis import Redis
 from tools.services.service import Service
@@ -60,6 +61,7 @@ SUBJECTS = {
         Subject("kafka", Kafka(), "MILLSTREAM_TEST_KAFKA", lambda: Kafka().cluster.pid()),
         Subject("rabbitmq", RabbitMQ(), "MILLSTREAM_TEST_RABBITMQ", lambda: RabbitMQ().server.pid),
         Subject("redis", Redis(), "MILLSTREAM_TEST_REDIS", lambda: Redis().server.pid),
+        Subject("nats", Nats(), "MILLSTREAM_TEST_NATS", lambda: Nats().server.pid),
         Subject("aws", Aws(), "MILLSTREAM_TEST_AWS", lambda: Ministack().pid, keeps=False, options="&visibility=5"),
     )
 }

@@ -57,7 +57,7 @@ def console(tmp_path: Path) -> Any:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("service", "variable"),
-    [("kafka", "MILLSTREAM_TEST_KAFKA"), ("rabbitmq", "MILLSTREAM_TEST_RABBITMQ"), ("aws", "MILLSTREAM_TEST_AWS")],
+    [("kafka", "MILLSTREAM_TEST_KAFKA"), ("rabbitmq", "MILLSTREAM_TEST_RABBITMQ"), ("nats", "MILLSTREAM_TEST_NATS"), ("aws", "MILLSTREAM_TEST_AWS")],
 )
 async def test_facts_reach_the_console_on_every_broker(
     service: str, variable: str, console: Callable[[str], Site], tmp_path: Path
@@ -79,7 +79,8 @@ async def test_facts_reach_the_console_on_every_broker(
 
     site = await asyncio.to_thread(console, url)
     stop = asyncio.Event()
-    async with app, asyncio.timeout(90), asyncio.TaskGroup() as tasks:
+    deadline = app.clock.monotonic() + 90
+    async with app, asyncio.TaskGroup() as tasks:
         tasks.create_task(app.run(stop))
         while True:
             sent = await app.publish(Seen("k"))
@@ -88,6 +89,7 @@ async def test_facts_reach_the_console_on_every_broker(
             group = groups.get(f"watching-{mark}", {"verdict": {"state": "unknown"}, "handled_per_second": 0})
             if found["events"] and group["verdict"]["state"] != "unknown" and group["handled_per_second"]:
                 break
+            assert app.clock.monotonic() < deadline, (found, groups)
             await app.clock.sleep(0.2)
         topics = {topic["name"]: topic for topic in await asyncio.to_thread(site.get, "/api/topics")}
         counts = app.broker.features.replayable

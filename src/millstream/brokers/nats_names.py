@@ -41,7 +41,7 @@ def check_topic(name: str) -> None:
     """Refuse a name that NATS cannot have."""
     if not name:
         raise ConfigurationError("a topic has no name, and an event could not be published to it; give it one")
-    if name.startswith(("$", "_INBOX.")) or name == ROOT or name.startswith(f"{ROOT}."):
+    if name.startswith(("$", "_INBOX.", f"{ROOT}.topic.", f"{ROOT}.broadcast", f"{ROOT}.share.")):
         raise ConfigurationError(f"topic {name!r} is for internal use on NATS. Choose another name.")
     if len(stream_of(Partition(name, 9999))) > LONGEST_STREAM:
         raise ConfigurationError(

@@ -15,6 +15,7 @@ from millstream.contracts.errors import (
     TooLargeError,
 )
 from millstream.core.broker import Assigned, Features, Group, Message, Origin, Topic
+from millstream.core.facts import TOPIC as FACTS
 from millstream.testing.broker_ground import MOMENT, BrokerGround, Member, by_id, envelope_of, replaced
 from millstream.testing.scenario import expect, promised, refused, skip
 
@@ -207,6 +208,22 @@ class BrokerSuite(BrokerGround):
 
             assert by_id(taken) == {e.id: e for e in sent[topic]}
             assert {delivery.partition.topic for delivery in taken} == {topic}
+
+    @promised()
+    async def test_what_services_tell_of_themselves_is_a_topic_like_any_other(self) -> None:
+        """The topic of facts has a name of Millstream's own, and no broker may take that for a mistake."""
+        group = self.unique("group")
+        await self.broker.declare([FACTS], [Group(name=group, topics=(FACTS.name,))])
+        sent = self.events(FACTS.name, 3)
+        await self.publish(sent)
+        member = Member(await self.broker.open(group, self.unique("m")))
+
+        taken = await self.take(member, 3)
+        await member.settle()
+        await member.close()
+        await self.broker.forget(group)
+
+        assert {e.id for e in sent} <= set(by_id(taken))
 
     @promised()
     async def test_every_group_gets_everything(self) -> None:

@@ -30,12 +30,19 @@ export interface Graph {
   window: number;
   /** It shows how it was: nothing is known of the health of groups then. */
   past: boolean;
+  /** What each producer publishes and each handler handles in a second; without those of which nothing was seen. */
+  rates: ReadonlyMap<string, number>;
+  /** Handlers that do not keep up. */
+  late: ReadonlySet<string>;
 }
 
 export type Level = "handlers" | "services";
 
 /** Above so many nodes the map opens with one node for each service. */
 export const TOO_MANY = 300;
+
+/** Severities of verdicts from which on somebody has to do something. */
+const SERIOUS = 6;
 
 const CHARACTER = 7.4;
 
@@ -69,7 +76,18 @@ export function graphOf(map: FlowMap, level: Level, past = false): Graph {
     .map((edge): Edge => ({ id: edgeId(edge.from, edge.to), from: edge.from, to: edge.to, edge }));
   nodes.sort((a, b) => (a.id < b.id ? -1 : 1));
   edges.sort((a, b) => (a.id < b.id ? -1 : 1));
-  return { nodes, edges, services: map.services, window: map.span, past };
+  const late = new Set(nodes.filter((node) => (node.node.health?.severity ?? 0) >= SERIOUS).map((node) => node.id));
+  return { nodes, edges, services: map.services, window: map.span, past, rates: ratesOf(nodes, edges), late };
+}
+
+function ratesOf(nodes: Node[], edges: Edge[]): Map<string, number> {
+  const producers = new Set(nodes.filter((node) => node.kind === "producer").map((node) => node.id));
+  const sums = new Map<string, number>();
+  for (const { from, to, edge } of edges) {
+    const id = producers.has(from) ? from : to;
+    if (edge.observed) sums.set(id, (sums.get(id) ?? 0) + edge.rate);
+  }
+  return sums;
 }
 
 /** One node for each service, with the worst health of its handlers. */

@@ -1,11 +1,14 @@
-import { memo } from "./memo";
+import { useMemo } from "preact/hooks";
+
 import { count, duration, rate } from "../base/format";
 import { ofFate, ofGroup } from "../base/health";
 import { beginning, line } from "../base/inert";
 import { GlyphShape } from "../ui/glyph";
 import type { Box, Frame, Layout } from "./layout";
 import { pathOf } from "./layout";
+import { memo } from "./memo";
 import { type Edge, type Graph, lookOf, meanOf, type Node, widthOf } from "./model";
+import { inTurn } from "./turns";
 import type { Walk } from "./walk";
 
 export interface Picturing {
@@ -19,14 +22,27 @@ export interface Picturing {
   played: number | null;
 }
 
-/** The map itself; the same picture on the screen and in an exported file. */
+/** So many shapes are drawn together. */
+const PART = 8;
+
+/** What is drawn in parts, and what is the same for all of them. */
+interface Part<T> {
+  of: T[];
+  graph: Graph;
+  layout: Layout;
+  selected: string | null;
+  lit: ReadonlySet<string> | null;
+  walk: Walk | null;
+  /** Edges that have been walked until now; null for all. */
+  shown: ReadonlySet<string> | null;
+}
+
+/** The map itself; the same picture on the screen and in an exported file. New numbers appear part by part. */
 export const Picture = memo(Drawing, 1);
 
 function Drawing({ graph, layout, selected, lit, walk, played }: Picturing) {
-  const nodes = inFlow(graph, layout);
-  const paces = pacesOf(graph);
-  const severities = new Map(graph.nodes.map((node) => [node.id, node.node.health?.severity ?? 0]));
-  const shown = walk && played !== null ? new Set(walk.steps.slice(0, played).map((step) => step.edge)) : null;
+  const shown = useMemo(() => (walk && played !== null ? new Set(walk.steps.slice(0, played).map((step) => step.edge)) : null), [walk, played]);
+  const same = { graph, layout, selected, lit, walk, shown };
   return (
     <>
       <g class="frames">
@@ -35,61 +51,93 @@ function Drawing({ graph, layout, selected, lit, walk, played }: Picturing) {
         ))}
       </g>
       <g class="edges">
-        {graph.edges.map((edge) => {
-          const points = layout.edges[edge.id];
-          if (!points?.length) return null;
-          const numbers = walk?.numbers.get(edge.id);
-          const open = walk?.open.has(edge.id) ?? false;
-          const onPath = numbers !== undefined || open;
-          const faded = walk ? !onPath || (shown !== null && !shown.has(edge.id)) : lit !== null && !(lit.has(edge.from) && lit.has(edge.to));
-          return (
-            <EdgeShape
-              key={edge.id}
-              id={edge.id}
-              d={pathOf(points)}
-              middle={between(points)}
-              look={lookOf(edge.edge, graph.window)}
-              width={widthOf(edge.edge)}
-              pace={edge.edge.observed ? rate(edge.edge.rate) : ""}
-              label={labelOf(edge, graph.window)}
-              behind={edge.from.startsWith("event:") && (severities.get(edge.to) ?? 0) >= 6}
-              failed={edge.edge.failed > 0}
-              selected={selected === edge.id}
-              faded={faded}
-              steps={numbers ? (shown === null || shown.has(edge.id) ? numbers.join(", ") : "") : ""}
-              open={open && numbers === undefined}
-              red={walk?.steps.some((step) => step.edge === edge.id && step.failed) ?? false}
-            />
-          );
-        })}
+        {partsOf(graph.edges).map((of, number) => (
+          <Edges key={number} of={of} {...same} />
+        ))}
       </g>
       <g class="nodes">
-        {nodes.map((node) => {
-          const box = layout.nodes[node.id];
-          if (!box) return null;
-          const end = walk?.ends.get(node.id);
-          return (
-            <NodeShape
-              key={node.id}
-              id={node.id}
-              kind={node.kind}
-              label={node.label}
-              alive={node.alive}
-              box={box}
-              version={node.node.version ?? null}
-              state={node.node.health?.state ?? null}
-              unknown={graph.past ? "" : "No position yet"}
-              pace={node.kind === "event" ? "" : (paces.get(node.id) ?? "")}
-              waiting={waitingOf(node)}
-              dead={node.node.dead ?? 0}
-              node={node}
-              selected={selected === node.id}
-              faded={walk ? !walk.nodes.has(node.id) : lit !== null && !lit.has(node.id)}
-              end={end && end !== "handled" ? end : null}
-            />
-          );
-        })}
+        {partsOf(inFlow(graph, layout)).map((of, number) => (
+          <Nodes key={number} of={of} {...same} />
+        ))}
       </g>
+    </>
+  );
+}
+
+function partsOf<T>(all: T[]): T[][] {
+  return Array.from({ length: Math.ceil(all.length / PART) }, (_, number) => all.slice(number * PART, (number + 1) * PART));
+}
+
+/** Whether more than numbers has changed: what somebody has asked to see comes at once. */
+function asked<T>(a: Part<T>, b: Part<T>): boolean {
+  return a.layout !== b.layout || a.selected !== b.selected || a.lit !== b.lit || (a.walk === null) !== (b.walk === null) || a.shown !== b.shown;
+}
+
+const Edges = inTurn(SomeEdges, asked);
+const Nodes = inTurn(SomeNodes, asked);
+
+function SomeEdges({ of, graph, layout, selected, lit, walk, shown }: Part<Edge>) {
+  return (
+    <>
+      {of.map((edge) => {
+        const points = layout.edges[edge.id];
+        if (!points?.length) return null;
+        const numbers = walk?.numbers.get(edge.id);
+        const open = walk?.open.has(edge.id) ?? false;
+        const onPath = numbers !== undefined || open;
+        const faded = walk ? !onPath || (shown !== null && !shown.has(edge.id)) : lit !== null && !(lit.has(edge.from) && lit.has(edge.to));
+        return (
+          <EdgeShape
+            key={edge.id}
+            id={edge.id}
+            d={pathOf(points)}
+            middle={between(points)}
+            look={lookOf(edge.edge, graph.window)}
+            width={widthOf(edge.edge)}
+            pace={edge.edge.observed ? rate(edge.edge.rate) : ""}
+            label={labelOf(edge, graph.window)}
+            behind={edge.from.startsWith("event:") && graph.late.has(edge.to)}
+            failed={edge.edge.failed > 0}
+            selected={selected === edge.id}
+            faded={faded}
+            steps={numbers ? (shown === null || shown.has(edge.id) ? numbers.join(", ") : "") : ""}
+            open={open && numbers === undefined}
+            red={walk?.steps.some((step) => step.edge === edge.id && step.failed) ?? false}
+          />
+        );
+      })}
+    </>
+  );
+}
+
+function SomeNodes({ of, graph, layout, selected, lit, walk }: Part<Node>) {
+  return (
+    <>
+      {of.map((node) => {
+        const box = layout.nodes[node.id];
+        if (!box) return null;
+        const end = walk?.ends.get(node.id);
+        return (
+          <NodeShape
+            key={node.id}
+            id={node.id}
+            kind={node.kind}
+            label={node.label}
+            alive={node.alive}
+            box={box}
+            version={node.node.version ?? null}
+            state={node.node.health?.state ?? null}
+            unknown={graph.past ? "" : "No position yet"}
+            pace={node.kind === "event" || !graph.rates.has(node.id) ? "" : rate(graph.rates.get(node.id))}
+            waiting={waitingOf(node)}
+            dead={node.node.dead ?? 0}
+            node={node}
+            selected={selected === node.id}
+            faded={walk ? !walk.nodes.has(node.id) : lit !== null && !lit.has(node.id)}
+            end={end && end !== "handled" ? end : null}
+          />
+        );
+      })}
     </>
   );
 }
@@ -119,17 +167,6 @@ function labelOf(edge: Edge, window: number): string {
   const mean = meanOf(edge.edge, window);
   const took = mean && mean.waited + mean.worked > 0 ? ` · ${duration(mean.waited + mean.worked)}` : "";
   return rate(edge.edge.rate) + took;
-}
-
-/** What each producer publishes, and what each handler handles; nothing of those that were not seen to. */
-function pacesOf(graph: Graph): Map<string, string> {
-  const producers = new Set(graph.nodes.filter((node) => node.kind === "producer").map((node) => node.id));
-  const sums = new Map<string, number>();
-  for (const { from, to, edge } of graph.edges) {
-    const id = producers.has(from) ? from : to;
-    if (edge.observed) sums.set(id, (sums.get(id) ?? 0) + edge.rate);
-  }
-  return new Map([...sums].map(([id, sum]) => [id, rate(sum)]));
 }
 
 /** How much waits and for how long, where that is worth a word. */

@@ -54,7 +54,7 @@ export function MapScreen() {
   const level: Level = param("level") === "services" || (param("level") === null && (map?.nodes.length ?? 0) > TOO_MANY) ? "services" : "handlers";
   const direction: Direction = (param("dir") ?? (narrow.value ? "TB" : "LR")) === "TB" ? "TB" : "LR";
   const graph = useMemo(() => (map ? graphOf(map, level, at !== null) : undefined), [map, level, at]);
-  const { layout, error } = useLayout(graph, direction);
+  const { layout, error, shape } = useLayout(graph, direction);
   const selected = param("node");
   const focus = param("focus");
   const wanted = (param("q") ?? "").trim().toLowerCase();
@@ -63,7 +63,7 @@ export function MapScreen() {
     if (focus !== null) return around(graph, focus, Number(param("hops") ?? 2));
     if (wanted) return new Set(graph.nodes.filter((node) => `${node.label} ${node.service ?? ""}`.toLowerCase().includes(wanted)).map((node) => node.id));
     return null;
-  }, [graph, focus, wanted, param("hops")]);
+  }, [shape, focus, wanted, param("hops")]);
   const walk = useMemo(() => (trace.data && map ? walkOf(trace.data, map, level) : null), [trace.data, map, level]);
   const player = usePlayer(walk);
   const select = (id: string | null) => setParams({ node: id });

@@ -1,6 +1,6 @@
 /** A layout of a graph, made beside the page, and only when the graph has another shape. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import type { Direction, Layout } from "./layout";
 import { type Graph, signature } from "./model";
@@ -38,12 +38,14 @@ function ask(graph: Graph, direction: Direction, before: string[][]): Promise<La
 export interface LaidOut {
   layout: Layout | undefined;
   error: string;
+  /** The same for as long as the graph has the same nodes and edges. */
+  shape: string;
 }
 
 export function useLayout(graph: Graph | undefined, direction: Direction): LaidOut {
-  const [found, setFound] = useState<LaidOut>({ layout: undefined, error: "" });
+  const [found, setFound] = useState<Omit<LaidOut, "shape">>({ layout: undefined, error: "" });
   const last = useRef<{ direction: Direction; layers: string[][] }>({ direction, layers: [] });
-  const shape = graph ? signature(graph) : "";
+  const shape = useMemo(() => (graph ? signature(graph) : ""), [graph]);
   useEffect(() => {
     if (!graph?.nodes.length) return undefined;
     let over = false;
@@ -62,5 +64,5 @@ export function useLayout(graph: Graph | undefined, direction: Direction): LaidO
       over = true;
     };
   }, [shape, direction]);
-  return found;
+  return { ...found, shape };
 }

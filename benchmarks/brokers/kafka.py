@@ -1,5 +1,6 @@
 """Apache Kafka: handled, published, and both in transactions; beside confluent-kafka by hand, and FastStream on it."""
 
+import asyncio
 import os
 from urllib.parse import urlsplit
 
@@ -153,7 +154,7 @@ def reserve(order: Stored) -> Reserved:
 
 
 async def read_process_write(run: Run) -> Figures:
-    """Ours: every page of what is received is handled, and published and settled in one transaction."""
+    """Ours: every page of what is received is handled, and published and settled in one transaction, while the next is handled."""
     await _filled(run)
     await _anew(RESERVED)
     counting = Counting(run.count(100_000))
@@ -171,6 +172,7 @@ async def read_process_write(run: Run) -> Figures:
             counting.one()
             return reserve(order)
 
+        committing = asyncio.create_task(asyncio.sleep(0))
         while not counting.stop.is_set():
             match await subscription.receive(PAGE, 1.0):
                 case Assigned(partitions):
@@ -178,9 +180,11 @@ async def read_process_write(run: Run) -> Figures:
                         subscription.start(partition, None)
                 case Deliveries(items) if items:
                     made = [app.envelope_of(await handler(delivery)) for delivery in items]
-                    await subscription.publish_and_settle(made, items)
+                    await committing
+                    committing = asyncio.create_task(subscription.publish_and_settle(made, items))
                 case _:
                     pass
+        await committing
         await subscription.close()
         await broker.forget(group.name)
     return counting.figures()

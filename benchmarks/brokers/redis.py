@@ -31,7 +31,7 @@ async def faststream_consume(run: Run) -> Figures:
     """FastStream."""
     from benchmarks.brokers import redis_faststream
 
-    return await redis_faststream.consume(url(), run.count(30_000))
+    return await redis_faststream.consume(url(), run.count(5_000))
 
 
 async def publish_from_many(run: Run) -> Figures:

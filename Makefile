@@ -79,6 +79,7 @@ front: console ## Types and tests of the console's pages
 fix: .venv/.ready ## Change what can be changed automatically
 	$(RUN)ruff check --fix
 	$(RUN)python tools/code_map.py
+	$(RUN)python -m tools.broker_features
 
 bench: .venv/.ready ## Measure, beside the limits of this machine
 	$(RUN)python -m benchmarks $(ARGS)

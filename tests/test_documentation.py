@@ -94,6 +94,13 @@ def test_every_error_is_explained() -> None:
     assert [name for name in re.findall(r"\w+Error", page) if page.count(f"| `{name}` |") != 1 and name != "MillstreamError"] == []
 
 
+def test_the_table_of_brokers_says_what_they_declare() -> None:
+    """Features are read from the brokers themselves: `make fix`."""
+    checked = subprocess.run([sys.executable, "-m", "tools.broker_features", "--check"], cwd=ROOT, timeout=60)
+
+    assert checked.returncode == 0
+
+
 def test_the_code_map_is_up_to_date() -> None:
     """ARCHITECTURE.md is a map only as long as every file is on it, with what it says of itself: `make fix`."""
     checked = subprocess.run([sys.executable, ROOT / "tools" / "code_map.py", "--check"], timeout=30)

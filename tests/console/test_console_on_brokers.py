@@ -57,7 +57,7 @@ def console(tmp_path: Path) -> Any:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("service", "variable"),
-    [("kafka", "MILLSTREAM_TEST_KAFKA"), ("rabbitmq", "MILLSTREAM_TEST_RABBITMQ"), ("nats", "MILLSTREAM_TEST_NATS"), ("aws", "MILLSTREAM_TEST_AWS")],
+    [(name, f"MILLSTREAM_TEST_{name.upper()}") for name in ("kafka", "rabbitmq", "nats", "redis", "aws")],
 )
 async def test_facts_reach_the_console_on_every_broker(
     service: str, variable: str, console: Callable[[str], Site], tmp_path: Path

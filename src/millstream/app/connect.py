@@ -85,7 +85,7 @@ def path_of(url: str, what: str = "store") -> str:
         scheme = url.partition(":")[0] or url
         raise ConfigurationError(
             f"{scheme!r} is no {what} that this installation knows: use sqlite:///name.db (relative), sqlite:////folder/name.db "
-            f"(absolute), {'kafka://host:9092, rabbitmq://host:5672, nats://host:4222, ' if what == 'broker' else ''}or memory:// for tests"
+            f"(absolute), {'kafka://host, rabbitmq://host, aws://region, nats://host, redis://host, ' if what == 'broker' else ''}or memory:// for tests"
         )
     return path
 

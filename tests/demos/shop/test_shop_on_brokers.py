@@ -16,6 +16,7 @@ from tools.services.aws import Aws, Ministack
 from tools.services.kafka import Kafka
 from tools.services.nats import Nats
 from tools.services.rabbitmq import RabbitMQ
+from tools.services.redis import Redis
 from tools.services.service import Service
 
 COMMAND = (sys.executable, "-m", "millstream", "demo", "shop", "--prove", "--seed", "1", "--output", "json", "--seconds", "12")
@@ -53,6 +54,7 @@ def cut_off(service: Service, at: Callable[[int], None]) -> None:
         (Kafka(), "MILLSTREAM_TEST_KAFKA", stop_and_kill),
         (RabbitMQ(), "MILLSTREAM_TEST_RABBITMQ", stop_and_kill),
         (Nats(), "MILLSTREAM_TEST_NATS", stop_and_kill),
+        (Redis(), "MILLSTREAM_TEST_REDIS", stop_and_kill),
         (Aws(), "MILLSTREAM_TEST_AWS", cut_off),
     ],
     ids=lambda value: getattr(value, "name", None),

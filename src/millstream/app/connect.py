@@ -83,9 +83,10 @@ def path_of(url: str, what: str = "store") -> str:
     path = url.removeprefix(EMBEDDED)
     if path == url or not path:
         scheme = url.partition(":")[0] or url
+        others = "kafka://host, rabbitmq://host, aws://region, nats://host, redis://host, " if what == "broker" else ""
         raise ConfigurationError(
             f"{scheme!r} is no {what} that this installation knows: use sqlite:///name.db (relative), sqlite:////folder/name.db "
-            f"(absolute), {'kafka://host, rabbitmq://host, aws://region, nats://host, redis://host, ' if what == 'broker' else ''}or memory:// for tests"
+            f"(absolute), {others}or memory:// for tests"
         )
     return path
 

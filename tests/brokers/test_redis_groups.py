@@ -10,7 +10,7 @@ from tests.brokers.redis_server import declared, made, published, redis_url, tak
 
 from millstream.brokers.redis import RedisBroker
 from millstream.contracts.errors import BrokerError, FencedError, PositionLostError
-from millstream.core.broker import Delivery, Group, Partition, Topic
+from millstream.core.broker import Assigned, Delivery, Group, Lost, Partition, Topic
 from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -78,6 +78,34 @@ async def test_a_member_that_says_nothing_is_taken_over_from_and_can_settle_noth
     assert (state.committed.value, state.owner) == (items[0].position, "heir")
     await heir.close()
     await stuck.close()
+
+
+async def test_a_member_that_was_away_begins_anew_where_another_has_been(
+    broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it has the partition again as if nothing had happened: it is told that it had lost it."""
+    monkeypatch.setattr("millstream.brokers.redis_subscription.LEASE", 1.2)
+    topic, group = await declared(broker, partitions=1)
+    await published(broker, made(topic, 10))
+    away = Member(await broker.open(group, "away"))
+    await taken(away, 4, settle=False)
+    tasks = set(away.subscription._tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    other = Member(await broker.open(group, "other"))
+    await taken(other, 6)
+    await other.close()
+
+    await away.subscription._share()
+    away.subscription._start(away.subscription._read)
+    lost, assigned = await away.subscription.receive(10, 1), await away.subscription.receive(10, 1)
+
+    assert isinstance(lost, Lost)
+    assert isinstance(assigned, Assigned)
+    away.subscription.start(*assigned.partitions, None)
+    assert [d.position for d in await taken(away, 4)] == [7, 8, 9, 10]
+    await away.close()
 
 
 async def test_a_member_that_does_not_give_up_in_time_loses_what_another_needs(

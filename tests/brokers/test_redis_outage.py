@@ -1,6 +1,8 @@
 """A server that dies, connections that are cut, and workers that are killed: on a server of the test's own."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +159,28 @@ async def test_what_is_not_acknowledged_in_time_fails_and_says_so(server: RedisS
         member = Member(await broker.open(group, "m"))
         assert {d.envelope.id for d in await taken(member, 10) if d.envelope} == {e.id for e in sent}
         await member.close()
+
+
+async def test_a_listener_is_told_when_the_server_says_nothing_any_more(
+    server: RedisServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quiet server is asked whether it is there; one that is cut off does not answer."""
+    monkeypatch.setattr("millstream.brokers.redis_broadcast.QUIET", 0.1)
+    monkeypatch.setattr("millstream.brokers.redis_broadcast.GONE", 0.5)
+    async with RedisBroker(url) as broker:
+        listener = await broker.listen()
+        assert await listener.receive(1.0) == []
+        await broker.broadcast(b"heard")
+        assert await listener.receive(5) == [b"heard"]
+
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(BrokerUnavailableError):
+                await listener.receive(10)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        await listener.close()
 
 
 async def test_a_batch_whose_answer_was_lost_is_stored_once(url: str) -> None:

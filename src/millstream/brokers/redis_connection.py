@@ -93,6 +93,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         return answer
 
+    def tell(self, *command: Argument) -> None:
+        """Send what is not answered, or is answered like what a connection that listens is told."""
+        if self._transport is not None:
+            self._transport.write(packed(command))
+
     async def call(self, *command: Argument, wait: float = SILENCE) -> Answer:
         """Send a command and wait for its answer; a connection that says nothing is given up."""
         return await self.answer(self.ask(*command), wait)

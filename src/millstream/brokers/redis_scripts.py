@@ -147,8 +147,9 @@ return answer
 
 SHARE = """#!lua
 -- KEYS: groups, members, claims. ARGV: group, token, lease, then streams. Gives how many streams the member should give up, one
--- of its streams in which the group does not stand any more, and those that it has; it takes what is free up to its share.
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {0, ARGV[1]} end
+-- of its streams in which the group does not stand any more, how many it had all the time, and these and those that it takes now:
+-- what is free, up to its share.
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {0, ARGV[1], 0} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token = ARGV[2]
@@ -163,6 +164,7 @@ for i = 4, #ARGV do
   if owner == token then table.insert(mine, ARGV[i]) end
   if owner and held[owner] then held[owner] = held[owner] + 1 else table.insert(free, ARGV[i]) end
 end
+local kept = #mine
 local least = math.floor((#ARGV - 3) / #members)
 local more = (#ARGV - 3) % #members
 local above = {}
@@ -191,7 +193,7 @@ for _, stream in ipairs(mine) do
   for _, group in ipairs(groups) do stands = stands or group[2] == ARGV[1] end
   if not stands then gone = stream end
 end
-return {#mine - share, gone, unpack(mine)}
+return {#mine - share, gone, kept, unpack(mine)}
 """
 
 COMMIT = """#!lua

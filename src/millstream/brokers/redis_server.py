@@ -32,16 +32,16 @@ async def verify_server(control: RedisControl) -> bool:
             "that events can be lost: add ?allow_loss=1 to the URL."
         ) from error
     config = {key.decode(): value.decode() for key, value in zip(answers[::2], answers[1::2], strict=True)}
-    if config["maxmemory-policy"] != "noeviction":
+    if config.get("maxmemory-policy", "noeviction") != "noeviction":
         raise ConfigurationError(
             f"{name} removes keys when its memory is full (maxmemory-policy {config['maxmemory-policy']}), events among them. Set "
             "`maxmemory-policy noeviction`, which refuses new ones instead."
         )
-    durable = config["appendonly"] == "yes" and config["appendfsync"] == "always"
+    durable = config.get("appendonly") == "yes" and config.get("appendfsync") == "always"
     if not durable and not allowed:
         raise ConfigurationError(
-            f"{name} acknowledges events before they are on its disk (appendonly {config['appendonly']}, appendfsync "
-            f"{config['appendfsync']}). Set `appendonly yes` and `appendfsync always`, or accept by name that it can lose the last ones: "
-            "add ?allow_loss=1 to the URL."
+            f"{name} acknowledges events before they are on its disk (appendonly {config.get('appendonly')}, appendfsync "
+            f"{config.get('appendfsync')}). Set `appendonly yes` and `appendfsync always`, or accept by name that it can lose the last "
+            "ones: add ?allow_loss=1 to the URL."
         )
     return durable

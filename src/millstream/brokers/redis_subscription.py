@@ -156,14 +156,15 @@ class RedisSubscription:
                 SHARE, (GROUPS, members_of(self.group), claims_of(self.group)),
                 (self.group, self._token, int(LEASE * 1000), *self._partitions),
             )  # fmt: skip
-            surplus, gone, *streams = answer
+            surplus, gone, kept, *streams = answer
             if gone:
                 raise self._stands_nowhere(gone.decode())
             self._beaten = begun
-            mine = {self._partitions[stream.decode()] for stream in streams}
-            for claim in [claim for partition, claim in self.claims.items() if partition not in mine]:
+            mine = [self._partitions[stream.decode()] for stream in streams]
+            # What is taken now was not this member's for a while, though it may not have noticed: another had it meanwhile.
+            for claim in [claim for partition, claim in self.claims.items() if partition not in mine[:kept]]:
                 self._lose(claim)
-            await self._gain(sorted(mine - self.claims.keys()))
+            await self._gain(sorted(set(mine) - self.claims.keys()))
         await self._expire()
         leaving = [claim for claim in self.claims.values() if claim.deadline is not None]
         staying = [claim for claim in self.claims.values() if claim.deadline is None]

@@ -184,6 +184,8 @@ async def test_a_stream_that_is_deleted_under_a_group_stops_it(broker: RedisBrok
     await published(broker, made(topic, 10))
     member = Member(await broker.open(group, "m"))
     await taken(member, 10)
+    (claim,) = member.subscription.claims.values()
+    await until(lambda: claim.written == 11, lambda: asyncio.sleep(0.01), lambda: "what is settled is not written")
 
     await plain.delete(f"{topic}:0")
     (gone,) = await broker.publish(made(topic, 1))

@@ -34,7 +34,7 @@ from millstream.brokers.redis_survey import Stand
 from millstream.brokers.redis_wire import MOST_HEADERS, RedisReader, event_fields, message_fields
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, TooLargeError
-from millstream.contracts.partition import partitions_of
+from millstream.contracts.partition import partition_of, partitions_of
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
 Item = TypeVar("Item", Envelope, Message)
@@ -148,10 +148,20 @@ class RedisBroker:
     # Publishing
 
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
+        if origin is None and len(envelopes) == 1 and (record := self._topics.get(envelopes[0].topic)) is not None:
+            return [await self._publish_one(envelopes[0], record)]
         keys = [(e.id if e.key is None else e.key).encode() for e in envelopes]
         if origin is not None:
             return await self._copy(envelopes, keys, origin)
         return await self._send(envelopes, keys, self._event)
+
+    async def _publish_one(self, e: Envelope, record: TopicRecord) -> MillstreamError | None:
+        """The same for what most callers bring, at half the price."""
+        try:
+            event = self._event(e, record.all()[partition_of(e.id if e.key is None else e.key, record.partitions)])
+        except MillstreamError as error:
+            return error
+        return await self._publisher.bring(Call(), (event,))
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
         # Without a key it goes where its body says: as good a place as any, and always the same.

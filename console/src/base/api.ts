@@ -349,6 +349,7 @@ export interface BodyPage {
   back_to: number | null;
 }
 
+/** What an event carries; of a large one only the beginning, as bytes. Its size is that of the whole. */
 export type Body = { kind: "json"; text: string; size: number } | { kind: "bytes"; base64: string; size: number };
 
 export interface EventDetail extends Event {

@@ -8,11 +8,17 @@ export function bytesOf(body: Body): Uint8Array {
   return Uint8Array.from(binary, (character) => character.charCodeAt(0));
 }
 
-/** The body as text, where it is some. */
-export function textOfBody(body: Body): string | null {
+/** How much of the body is here, in bytes. */
+export function kept(body: Body): number {
+  return body.kind === "json" ? body.size : (body.base64.length / 4) * 3 - (/=*$/.exec(body.base64)?.[0].length ?? 0);
+}
+
+/** The body as text, as far as it is here, where it is some. */
+export function textOfBody(body: Body, whole = body.size): string | null {
   if (body.kind === "json") return body.text;
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytesOf(body));
+    // What was cut may end in the middle of a character.
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytesOf(body), { stream: kept(body) < whole });
   } catch {
     return null;
   }

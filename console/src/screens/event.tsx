@@ -6,7 +6,7 @@ import { ofFate } from "../base/health";
 import { line } from "../base/inert";
 import { useQuery } from "../base/query";
 import { param, query as parameters, to } from "../base/route";
-import { textOfBody } from "../base/body";
+import { kept, textOfBody } from "../base/body";
 import { State } from "../ui/glyph";
 import { Payload } from "../ui/payload";
 import { Cell, Facts, Head, Panel } from "../ui/parts";
@@ -33,7 +33,7 @@ export function EventScreen({ id }: { id: string }) {
 }
 
 function Page({ event }: { event: EventDetail }) {
-  const text = event.payload && textOfBody(event.payload);
+  const text = event.payload && kept(event.payload) === event.payload.size ? textOfBody(event.payload) : null;
   return (
     <>
       <Head
@@ -62,7 +62,7 @@ function Page({ event }: { event: EventDetail }) {
       <div class="columns">
         <Panel title="Data">
           {event.payload ? (
-            <Payload body={event.payload} />
+            <Payload body={event.payload} raw={`/api/raw/${encodeURIComponent(event.id)}${parameters({ source: event.source })}`} />
           ) : (
             <p class="dim">The broker does not have its body any more: only what was told of it is kept here. Its position may not be known yet, either.</p>
           )}

@@ -137,7 +137,13 @@ function Page({ letter }: { letter: Letter }) {
         >
           Discard…
         </Action>
-        <Copy text={() => asTest(letter, bytesOf(letter.data))} label="Copy as a failing test for pytest" words="Copy as test" />
+        {cut ? (
+          <a class="button" href={`/api/letter/test${parameters({ group: letter.group, source: letter.source, id: letter.id })}`} download title="A failing test for pytest">
+            Download as test
+          </a>
+        ) : (
+          <Copy text={() => asTest(letter, bytesOf(letter.data))} label="Copy as a failing test for pytest" words="Copy as test" />
+        )}
         <a class="button" href={to("trace", letter.id)}>
           Trace
         </a>
@@ -169,7 +175,7 @@ function Page({ letter }: { letter: Letter }) {
         </div>
         <div class="stack">
           <Panel title="Data">
-            <Payload body={letter.data} whole={letter.size} />
+            <Payload body={letter.data} whole={letter.size} raw={`/api/raw/${encodeURIComponent(letter.id)}${parameters({ source: letter.source })}`} />
           </Panel>
           <Panel title="Delivery">
             <Facts

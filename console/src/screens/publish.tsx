@@ -1,7 +1,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import type { Contract, EventDetail, EventPage, Trace } from "../base/api";
-import { textOfBody } from "../base/body";
+import { kept, textOfBody } from "../base/body";
 import { type Draft, draftOf, textOf } from "../base/draft";
 import { several } from "../base/format";
 import { Failure, get, post } from "../base/http";
@@ -95,6 +95,7 @@ function Form({ contract }: { contract: Contract }) {
       const event = await get<EventDetail>(path);
       const body = event.payload && textOfBody(event.payload);
       if (!body) return setNote("The broker does not have the body of that event any more.");
+      if (event.payload && kept(event.payload) < event.payload.size) return setNote("The body of that event is too large to be written on here.");
       setText(textOf(draftOf(body)));
       return setNote(`Copied from ${middle(event.id, 20)}.`);
     } catch (error) {

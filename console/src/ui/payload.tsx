@@ -1,7 +1,7 @@
 import { useMemo, useState } from "preact/hooks";
 
 import type { Body } from "../base/api";
-import { bytesOf, hex, textOfBody } from "../base/body";
+import { bytesOf, hex, kept, textOfBody } from "../base/body";
 import { bytes } from "../base/format";
 import { beginning, line, visible } from "../base/inert";
 import { children, decoded, pretty, root, size, type Value } from "../base/json_tree";
@@ -15,11 +15,12 @@ const MOST_TEXT = 100_000;
 const MOST_STRING = 2000;
 const PAGE = 100;
 
-/** A body: as a tree, as text, and as its bytes; exact, and inert. */
-export function Payload({ body, whole }: { body: Body; whole?: number | undefined }) {
+/** A body: as a tree, as text, and as its bytes; exact, and inert. `whole` is its size where less is kept, `raw` where to download it. */
+export function Payload({ body, whole = body.size, raw }: { body: Body; whole?: number; raw?: string }) {
   const json = body.kind === "json";
-  const [view, setView] = useState<View>(json ? "tree" : "bytes");
-  const text = useMemo(() => textOfBody(body), [body]);
+  const text = useMemo(() => textOfBody(body, whole), [body, whole]);
+  const cut = kept(body) < whole;
+  const [view, setView] = useState<View>(json ? "tree" : cut && text !== null ? "text" : "bytes");
   const options: [View, string][] = [];
   if (json) options.push(["tree", "Tree"]);
   if (text !== null) options.push(["text", "Text"]);
@@ -28,11 +29,15 @@ export function Payload({ body, whole }: { body: Body; whole?: number | undefine
     <div class="stack" style={{ gap: "8px" }}>
       <div class="row">
         <Segments label="How the body is shown" value={view} options={options} onChange={setView} />
-        <span class="small faint">{bytes(whole ?? body.size)}</span>
-        {!json && <span class="small dim">This is no JSON.</span>}
-        {whole !== undefined && whole > body.size && <span class="small dim">Only its first {bytes(body.size)} are kept here.</span>}
+        <span class="small faint">{bytes(whole)}</span>
+        {cut ? <span class="small dim">Only its first {bytes(kept(body))} are here.</span> : !json && <span class="small dim">This is no JSON that can be read.</span>}
         <span style={{ flex: 1 }} />
-        {text !== null && <Copy text={text} label="Copy the body as it came" words="Copy" />}
+        {raw && (
+          <a class="button" href={raw} download>
+            Download
+          </a>
+        )}
+        {text !== null && !cut && <Copy text={text} label="Copy the body as it came" words="Copy" />}
       </div>
       <div class="payload">
         {view === "tree" && json && <Tree text={body.text} />}
@@ -87,7 +92,7 @@ function Node({ text, value, name, open: first }: { text: string; value: Value; 
           {open ? "▾" : "▸"}
         </button>
       )}
-      {name !== undefined && <bdi class="name">{line(String(name))}: </bdi>}
+      {name !== undefined && <bdi class="name">{line(beginning(String(name), MOST_STRING))}: </bdi>}
       {nested ? (
         <>
           <Summary text={text} value={value} />

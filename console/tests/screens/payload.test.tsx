@@ -53,7 +53,7 @@ describe("a body", () => {
 
     const root = mount("/", <Payload body={{ kind: "bytes", base64: btoa("\x00\xffPK"), size: 4 }} />);
 
-    expect(text(root)).toContain("This is no JSON.");
+    expect(text(root)).toContain("This is no JSON that can be read.");
     expect(text(root)).toContain("00 ff 50 4b");
   });
 
@@ -63,5 +63,17 @@ describe("a body", () => {
     const root = mount("/", <Payload body={json("{}")} whole={10_000_000} />);
 
     expect(text(root)).toContain("Only its first");
+  });
+
+  it("of which only the beginning is there is shown as text, even where it was cut within a character, and can be downloaded", () => {
+    answer({});
+    const cut = btoa(String.fromCharCode(...new TextEncoder().encode('{"a": "äö').slice(0, -1)));
+
+    const root = mount("/", <Payload body={{ kind: "bytes", base64: cut, size: 5_000_000 }} raw="/api/raw/1" />);
+
+    expect(text(root)).toContain("Only its first 10 B are here.");
+    expect(root.querySelector(".payload pre")?.textContent).toBe('{"a": "ä');
+    expect(root.querySelector("a[download]")?.getAttribute("href")).toBe("/api/raw/1");
+    expect(root.querySelector("button[title^=Copy]")).toBeNull();
   });
 });

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import copy
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,8 @@ from millstream.core.facts import is_internal
 FAILED = ("retry", "parked")
 #: Fates after which nothing more happens.
 OVER = ("handled", "duplicate", "discarded", "skipped", "passed")
-#: Bodies of more bytes are shown by so many of them.
-LARGEST_SHOWN, LARGEST_CUT = 16 << 20, 64 << 10
+#: Of a body that is cut there are so many bytes.
+LARGEST_CUT = 64 << 10
 #: What is known of groups is asked for again after so many seconds.
 FRESH = 0.3
 
@@ -213,8 +214,8 @@ class Answers:
             state = {"retry": "retrying", "parked": "dead", "queued": "queued", "duplicate": "duplicate"}.get(kinds[-1], kinds[-1])
         return {"group": group, "state": state, "attempts": attempts, "duplicates": kinds.count("duplicate")}
 
-    async def event(self, id_: str, source: str | None = None) -> dict[str, Any]:
-        """An event with its body, where the broker still has it, and its fate in every group."""
+    async def event(self, id_: str, source: str | None = None, *, largest: int = sys.maxsize) -> dict[str, Any]:
+        """An event with its body, where the broker still has it, and its fate in every group; a body beyond `largest` is cut."""
         event = await self._model.events.event(id_, source)
         if event is None:
             raise NotFoundError(f"no event with the id {id_!r} is known")
@@ -223,7 +224,7 @@ class Answers:
         event["payload"] = None
         envelope = await self.envelope(event)
         if envelope is not None:
-            event["payload"] = body(envelope.data)
+            event["payload"] = body(envelope.data, largest)
             event["envelope"] = {
                 "traceparent": envelope.traceparent, "content_type": envelope.content_type, "schema": envelope.schema,
                 "extensions": envelope.extensions,
@@ -330,9 +331,9 @@ def percentile(values: Sequence[float], percent: int) -> float | None:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else None
 
 
-def body(data: bytes) -> dict[str, Any]:
-    """A body as a screen shows it: JSON text exactly as it came, or else its bytes; of a very large one, the first."""
-    if len(data) > LARGEST_SHOWN:
+def body(data: bytes, largest: int = sys.maxsize) -> dict[str, Any]:
+    """A body as it is shown: JSON text exactly as it came, or else its bytes; beyond `largest`, the first of them."""
+    if len(data) > largest:
         return {"kind": "bytes", "base64": base64.b64encode(data[:LARGEST_CUT]).decode(), "size": len(data)}
     try:
         msgspec.json.decode(data, type=msgspec.Raw)

@@ -27,6 +27,8 @@ from millstream.core.broker import Broker
 log = logging.getLogger("millstream.console")
 
 MOST_ROWS = 500
+#: Larger bodies are shown by their beginning, and can be downloaded: a screen asks for an event again and again.
+LARGEST_SHOWN = 1 << 20
 #: Longer texts are not looked for.
 LONGEST_TEXT = 500
 
@@ -152,7 +154,7 @@ class Api:
         return table(page["events"], "events") if request.query_params.get("format") == "csv" else page
 
     async def _event(self, request: Request) -> dict[str, Any]:
-        return await self._answers.event(request.path_params["id"], request.query_params.get("source"))
+        return await self._answers.event(request.path_params["id"], request.query_params.get("source"), largest=LARGEST_SHOWN)
 
     async def _raw(self, request: Request) -> Response:
         event = await self._model.events.event(request.path_params["id"], request.query_params.get("source"))

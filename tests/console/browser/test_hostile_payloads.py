@@ -1,7 +1,9 @@
 """What strangers put into events is shown inert and exact, wherever the console shows it."""
 
 import json
+import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -27,6 +29,7 @@ ADDRESSED = [
     "/events?q=", "/groups?q=", "/dead?q=", "/contracts?q=", "/operations?q=", "/publish?type=", "/map?q=", "/map?corr=", "/map?node=",
 ]  # fmt: skip
 LARGE = 1_000_000
+HUGE = 10_000_000
 DEEP = 10_000
 AT = "2026-01-02T03:04:05Z"
 
@@ -143,6 +146,36 @@ async def test_a_body_of_a_megabyte_is_shown_bit_by_bit(shop: Shop, visit: Visit
     assert await copied(page, "Copy the body") == large.data.decode()
     await page.locator(".payload").get_by_role("button", name="Show all").click()
     await expect(page.locator(".payload .string").last).to_contain_text("xxx!")
+
+
+async def test_of_a_body_of_ten_megabytes_the_beginning_is_shown_and_all_is_downloaded(shop: Shop, visit: Visit, tmp_path: Path) -> None:
+    """As an event, and as a dead letter; the screens stay as quick as ever."""
+    page = visit.page
+    items = MARKUP.replace('"', "").replace("\\", "")
+    good = placed("ord_huge", order("ord_huge", more=f',"notes":[{",".join([json.dumps(items)] * (HUGE // len(items)))}]'))
+    bad = placed("ord_bad_huge", f'{{"order_id":1,"{"x" * HUGE}":2}}'.encode())
+    await shop.publish(good, bad)
+    await until_known(visit, "ord_huge")
+
+    await visit.open(f"/events/{good.id}")
+    await downloaded(page, good.data, tmp_path)
+    await until_dead(visit, bad)
+    await downloaded(page, bad.data, tmp_path)
+    began = time.monotonic()
+    await page.get_by_role("button", name="Bytes", exact=True).click()
+    await expect(page.locator(".payload pre")).to_contain_text("000000  7b 22 6f")
+    assert time.monotonic() - began < 5
+
+
+async def downloaded(page: Page, data: bytes, folder: Path) -> None:
+    """Of a body the beginning is on the screen, and what is downloaded is the whole."""
+    await expect(page.locator("main")).to_contain_text("Only its first 64.0 KiB are here.")
+    await expect(page.locator(".payload pre")).to_contain_text(data[:100].decode())
+    assert len(await page.locator("#main").inner_text()) < 100_000
+    async with page.expect_download() as waiting:
+        await page.get_by_role("link", name="Download", exact=True).click()
+    await (await waiting.value).save_as(folder / "body")
+    assert (folder / "body").read_bytes() == data
 
 
 async def test_a_body_ten_thousand_levels_deep_breaks_nothing(shop: Shop, visit: Visit) -> None:

@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,9 @@ from millstream.brokers.rabbitmq_connection import DIFFERENT, NOT_FOUND, Channel
 from millstream.brokers.rabbitmq_publisher import Outgoing, RabbitPublisher
 from millstream.brokers.rabbitmq_register import GroupRecord, RabbitRegister, Register, TopicRecord
 from millstream.brokers.rabbitmq_settings import RabbitSettings, settings_of
-from millstream.brokers.rabbitmq_subscription import RabbitSubscription
+from millstream.brokers.rabbitmq_stream import Place, RabbitStreams, record_of
+from millstream.brokers.rabbitmq_stream_subscription import RabbitStreamSubscription
+from millstream.brokers.rabbitmq_subscription import RabbitSubscription, members_of
 from millstream.brokers.rabbitmq_wire import RabbitReader, event_content, message_content, route_of
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError, StoreMismatchError, TooLargeError
@@ -33,6 +36,8 @@ LONGEST_NAME = 255
 #: Exchanges and queues of ours begin so, and of RabbitMQ's own.
 INTERNAL = ("amq.", "millstream.others:", "millstream.broadcast")
 UNKNOWN = Figure(None, "unknown")
+#: Seconds that a server gets to write down that it has streams.
+SETTLING = 1.5
 #: Who asks where a group stands asks again and again: for so many seconds what is known of the group is still right.
 FRESH = 5.0
 
@@ -42,10 +47,15 @@ class RabbitBroker:
 
     features = Features(ordered=True, durable=True, shared=True, broadcast=True, largest=LARGEST)
 
+    #: With streams.
+    with_history = structs.replace(features, replayable=True, positional=True, retains_regardless=True)
+
     def __init__(
         self, url: str, *, micros: Callable[[], int] = lambda: time.time_ns() // 1000, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings: RabbitSettings = settings_of(url)
+        if self._settings.streams:
+            self.features = self.with_history
         self._micros = micros
         self._monotonic = monotonic
         self._reader = RabbitReader(self._settings.vhost)
@@ -69,6 +79,9 @@ class RabbitBroker:
         self._topics, self._exchanges = {}, set()
         self._publisher = RabbitPublisher(self._settings, self._connected, self._forget_topic)
         self._register = RabbitRegister(self.name, self._connected, self._publish_one, _queue_arguments)
+        self._streams = None
+        if self._settings.streams:
+            self._streams = RabbitStreams(self.name, self._connected, self._publish_one, self._reader)
         await self._connected()
         return self
 
@@ -104,24 +117,34 @@ class RabbitBroker:
         for group in groups:
             self._check_group(group)
         register = await self._register.read()
-        _verify(register, wanted.values(), groups, self.name)
+        self._verify(register, wanted.values(), groups)
         for name in wanted:
             await self._declare_exchange(name)
 
         def decide(register: Register) -> Register:
-            _verify(register, wanted.values(), groups, self.name)
-            return _with_topics(register, wanted.values())
+            self._verify(register, wanted.values(), groups)
+            return _with_topics(register, wanted.values(), streams=self._settings.streams)
 
+        first = not any(record.streams for record in register.topics.values())
         register = decide(register) if decide(register) == register else await self._register.change(decide)
+        if self._streams is not None:
+            fresh = [name for name in wanted if name not in self._topics]
+            for name in fresh:
+                await self._streams.make_topic(name, register.topics[name], others_of(name))
+            if fresh:
+                await self._have_written()
+            if first:
+                # A server that is killed within a second of its first stream has forgotten who looks after streams, for ever.
+                await asyncio.sleep(SETTLING)
         self._topics.update({name: register.topics[name] for name in wanted})
         if groups:
             await self._declare_groups(register, groups)
 
     def _check_group(self, group: Group) -> None:
-        if group.start == "earliest":
+        if group.start == "earliest" and not self._settings.streams:
             raise ConfigurationError(
                 f"group {group.name!r} asks for what was published before it, and {self.name} has queues, which keep nothing for those who "
-                "come later. Declare it with start='latest', or use a broker that keeps history."
+                "come later. Declare it with start='latest', or use a broker that keeps history, such as RabbitMQ's streams (streams=1)."
             )
         for name in group.topics:
             queue = queue_of(group.name, Partition(name, 9999))
@@ -149,31 +172,81 @@ class RabbitBroker:
                 ) from error
         self._exchanges.add(name)
 
+    def _verify(self, register: Register, topics: "Sequence[Topic] | Any", groups: Sequence[Group]) -> None:
+        _verify(register, topics, groups, self.name)
+        for name in {*(topic.name for topic in topics), *(name for group in groups for name in group.topics)}:
+            if name in register.topics:
+                self._check_form(name, register.topics[name])
+        for topic in topics if self._settings.streams else ():
+            known = register.topics.get(topic.name)
+            if known is not None and not (
+                topic.retain_seconds in (None, known.retain_seconds) and topic.retain_bytes in (None, known.retain_bytes)
+            ):
+                raise ConfigurationError(
+                    f"topic {topic.name!r} on {self.name} retains {_retention(known)}, and now it is to retain {_retention(topic)}: what a "
+                    "stream keeps is fixed when it is made. Declare what it has, give it a policy of RabbitMQ, or use a new topic."
+                )
+
+    def _check_form(self, name: str, record: TopicRecord) -> None:
+        if record.streams != self._settings.streams:
+            this, that = ("streams", "queues") if self._settings.streams else ("queues", "streams")
+            hint = "Leave streams=1 out of the URL" if self._settings.streams else "Add streams=1 to the URL"
+            raise ConfigurationError(
+                f"topic {name!r} on {self.name} was made with {that}, and this URL asks for {this}: neither can become the other. {hint}, "
+                "or use a new topic."
+            )
+
     async def _declare_groups(self, register: Register, groups: Sequence[Group]) -> None:
         for group in groups:
             known = register.groups.get(group.name)
             topics = tuple(dict.fromkeys((*(known.topics if known else ()), *group.topics)))
             for name in topics:
                 await self._declare_queues(group.name, name, register.topics[name].partitions)
+                if self._streams is not None:
+                    await self._streams.make_records(_names_of(group.name, name, register.topics[name].partitions))
         if any(group.name not in register.groups or set(group.topics) - set(register.groups[group.name].topics) for group in groups):
             await self._have_written()
 
         def decide(register: Register) -> Register:
-            _verify(register, (), groups, self.name)
+            self._verify(register, (), groups)
             return _with_groups(register, groups)
 
+        async def place(register: Register) -> None:
+            if self._streams is not None:
+                for group in groups:
+                    await self._place(self._streams, register, group)
+
         if decide(register) != register:
-            await self._register.change(decide)
+            await self._register.change(decide, before=place)
+
+    async def _place(self, streams: RabbitStreams, register: Register, group: Group) -> None:
+        """Have a new group stand somewhere in its topics; with `latest` where they end now."""
+        known = register.groups.get(group.name)
+
+        async def place(queue: str, partition: Partition) -> None:
+            first, head = await streams.bounds(partition)
+            await streams.put_place(queue, Place(first if group.start == "earliest" else head))
+
+        await asyncio.gather(
+            *(
+                place(queue_of(group.name, partition), partition)
+                for topic in group.topics
+                if known is None or topic not in known.topics
+                for number in range(register.topics[topic].partitions)
+                for partition in [Partition(topic, number)]
+            )
+        )
 
     async def _declare_queues(self, group: str, topic: str, partitions: int) -> None:
         """Have the group's queues of a topic, filled from now on."""
         connection = await self._connected()
         async with await connection.channel() as channel:
-            names = [queue_of(group, Partition(topic, number)) for number in range(partitions)]
+            names = _names_of(group, topic, partitions)
             asked = [channel.ask_queue(name, _group_arguments(connection)) for name in names]
-            asked += [channel.ask_binding(name, topic, route_of(number)) for number, name in enumerate(names)]
-            # Last: before its queues take what is theirs, nothing of it may seem to be somebody else's.
-            asked.append(channel.ask_binding(names[0], others_of(topic)))
+            if self._streams is None:
+                asked += [channel.ask_binding(name, topic, route_of(number)) for number, name in enumerate(names)]
+                # Last: before its queues take what is theirs, nothing of it may seem to be somebody else's.
+                asked.append(channel.ask_binding(names[0], others_of(topic)))
             try:
                 await _all(channel, asked)
             except RefusedError as error:
@@ -215,7 +288,9 @@ class RabbitBroker:
 
         self._known = await self._register.change(decide)
         async with await self._channel() as channel:
-            await _all(channel, [channel.ask_deletion(queue) for queue in _queues_of(group, record, register).values()])
+            queues = [*_queues_of(group, record, register).values()]
+            queues += [record_of(queue) for queue in queues if self._streams is not None]
+            await _all(channel, [channel.ask_deletion(queue) for queue in queues])
 
     def _forget_topic(self, name: str) -> None:
         self._topics.pop(name, None)
@@ -303,7 +378,8 @@ class RabbitBroker:
         record, register = await self._record(group)
         member = member or _process()
         connection = await Connection.connect(self._settings, name=f"millstream {group} {member}")
-        subscription = RabbitSubscription(
+        make = RabbitSubscription if self._streams is None else partial(RabbitStreamSubscription, streams=self._streams)
+        subscription = make(
             group,
             member,
             _queues_of(group, record, register),
@@ -334,6 +410,17 @@ class RabbitBroker:
                     raise
         return [1, *(0 for _ in queues[1:])]
 
+    async def _members(self, group: str) -> int:
+        """How many members a group has now."""
+        async with await self._channel() as channel:
+            try:
+                return (await channel.queue(members_of(group), passive=True))[2]
+            except RefusedError as error:
+                # Its last member has taken the queue along.
+                if error.code != NOT_FOUND:
+                    raise
+        return 0
+
     async def _record(self, group: str, *, within: float = 0.0) -> tuple[GroupRecord, Register]:
         """What is known of a group, as of now or, for who asks often, so many seconds ago."""
         if within and self._monotonic() - self._known_at < within and group in self._known.groups:
@@ -343,15 +430,19 @@ class RabbitBroker:
         record = register.groups.get(group)
         if record is None:
             raise BrokerError(f"there is no group {group!r} on {self.name}; declare it first.")
+        self._verify(register, (), [record.group(group)])
         return record, register
 
     async def read(self, partition: Partition, position: int, most: int) -> Sequence[Delivery]:
-        raise self._no_history("history cannot be read")
+        return await self._history("history cannot be read").read(partition, position, most)
 
-    def _no_history(self, what: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self.name}: {what}, because a queue keeps nothing that was handled. Use a broker that keeps history, such as Kafka or sqlite:///."
-        )
+    def _history(self, otherwise: str) -> RabbitStreams:
+        if self._streams is None:
+            raise ConfigurationError(
+                f"{self.name}: {otherwise}, because a queue keeps nothing that was handled. Use a broker that keeps history, such as "
+                "RabbitMQ's streams (streams=1 in the URL), Kafka or sqlite:///."
+            )
+        return self._streams
 
     # Telling every process
 
@@ -378,7 +469,14 @@ class RabbitBroker:
     # Where groups stand
 
     async def bounds(self, topic: str) -> Sequence[tuple[Partition, int, int]]:
-        raise self._no_history(f"topic {topic!r} has no positions")
+        streams = self._history(f"topic {topic!r} has no positions")
+        record = (await self._register.read()).topics.get(topic)
+        if record is None:
+            return []
+        self._check_form(topic, record)
+        partitions = [Partition(topic, number) for number in range(record.partitions)]
+        found = await asyncio.gather(*(streams.bounds(partition) for partition in partitions))
+        return [(partition, first, head) for partition, (first, head) in zip(partitions, found, strict=True)]
 
     async def positions(self, group: str) -> Sequence[PartitionState]:
         record, register = await self._record(group, within=FRESH)
@@ -392,9 +490,31 @@ class RabbitBroker:
                     raise
                 self._known = Register()
                 raise BrokerError(f"group {group!r}: a queue of it is missing on {self.name}: {error.text}. Declare it again.") from error
-        return [
-            self._state(group, partition, *amqp.read_declared(answer)[1:]) for partition, answer in zip(queues, answers, strict=True)
-        ]
+        counts = [amqp.read_declared(answer)[1:] for answer in answers]
+        if self._streams is not None:
+            places = zip(queues.items(), counts, strict=True)
+            return await asyncio.gather(
+                *(self._place_of(self._streams, group, partition, queue, taken=bool(n)) for (partition, queue), (_, n) in places)
+            )
+        return [self._state(group, partition, *count) for partition, count in zip(queues, counts, strict=True)]
+
+    async def _place_of(self, streams: RabbitStreams, group: str, partition: Partition, queue: str, *, taken: bool) -> PartitionState:
+        place, (first, head) = await asyncio.gather(streams.place(queue), streams.bounds(partition))
+        mine = [s for s in self._subscriptions if s.group == group and isinstance(s, RabbitStreamSubscription)]
+        known = next(((at, s.member) for s in mine if (at := s.committed(partition)) is not None), None)
+        if known is None and place is None:
+            return PartitionState(partition=partition, committed=UNKNOWN, head=Figure(head), oldest=UNKNOWN)
+        if known is None:
+            assert place is not None
+            # Who has it tells so every second.
+            committed, owner = Figure(place.position, "estimated" if taken else "exact"), place.member or None if taken else None
+        else:
+            committed, owner = Figure(known[0]), known[1]
+        oldest = UNKNOWN
+        if (committed.value or 0) < head and (following := await streams.read(partition, max(committed.value or 0, first), 1)):
+            envelope = following[0].envelope
+            oldest = Figure(envelope.time, "estimated") if envelope is not None and envelope.time else UNKNOWN
+        return PartitionState(partition=partition, committed=committed, head=Figure(head), oldest=oldest, owner=owner)
 
     def _state(self, group: str, partition: Partition, ready: int, consumers: int) -> PartitionState:
         claims = [(s, claim) for s in self._subscriptions if s.group == group and (claim := s.claims.get(partition)) is not None]
@@ -411,13 +531,22 @@ class RabbitBroker:
         )
 
     async def seek(self, group: str, positions: Sequence[tuple[Partition, int]]) -> None:
-        raise self._no_history(f"group {group!r} cannot be moved")
+        streams = self._history(f"group {group!r} cannot be moved")
+        record, register = await self._record(group)
+        queues = _queues_of(group, record, register)
+        for partition, _ in positions:
+            if partition not in queues:
+                raise BrokerError(f"group {group!r} does not read {partition.topic}/{partition.number}; declare it with that topic first.")
+        if await self._members(group):
+            raise BrokerError(f"group {group!r} is running on {self.name}: stop its workers, then move it.")
+        for partition, position in positions:
+            await streams.put_place(queues[partition], Place(position))
 
     async def position_at(self, partition: Partition, micros: int) -> int:
-        raise self._no_history(f"topic {partition.topic!r} has no positions")
+        return await self._history(f"topic {partition.topic!r} has no positions").position_at(partition, micros)
 
     async def retain(self, topic: str, *, force: bool = False) -> int:
-        """A queue holds nothing but what its group has not handled: there is nothing to remove."""
+        """A queue holds nothing but what its group has not handled, and a stream removes by itself what is old."""
         return 0
 
 
@@ -428,6 +557,18 @@ def _process() -> str:
 def queue_of(group: str, partition: Partition) -> str:
     """The queue of a group's partition; a colon in a name is written as %3A, so that no two have the same."""
     return f"{_plain(group)}:{_plain(partition.topic)}:{partition.number}"
+
+
+def _names_of(group: str, topic: str, partitions: int) -> list[str]:
+    return [queue_of(group, Partition(topic, number)) for number in range(partitions)]
+
+
+def _retention(topic: Topic | TopicRecord) -> str:
+    return f"{_or_all(topic.retain_seconds, 's')} and {_or_all(topic.retain_bytes, 'bytes')}"
+
+
+def _or_all(value: float | None, unit: str) -> str:
+    return f"any number of {unit}" if value is None else f"{value:g} {unit}"
 
 
 def _plain(name: str) -> str:
@@ -506,10 +647,10 @@ def _verify(register: Register, topics: "Sequence[Topic] | Any", groups: Sequenc
             )
 
 
-def _with_topics(register: Register, topics: "Sequence[Topic] | Any") -> Register:
+def _with_topics(register: Register, topics: "Sequence[Topic] | Any", *, streams: bool) -> Register:
     known = dict(register.topics)
     for topic in topics:
-        record = known.get(topic.name) or TopicRecord(partitions=topic.partitions or DEFAULT_PARTITIONS)
+        record = known.get(topic.name) or TopicRecord(partitions=topic.partitions or DEFAULT_PARTITIONS, streams=streams)
         if topic.retain_seconds is not None:
             record = structs.replace(record, retain_seconds=topic.retain_seconds)
         if topic.retain_bytes is not None:

@@ -84,7 +84,7 @@ def bits(*flags: bool) -> bytes:
 
 
 def table(fields: Mapping[str, Any]) -> bytes:
-    """A table of texts, bytes, booleans, whole numbers and further tables."""
+    """A table of texts, bytes, booleans, whole numbers, moments and further tables."""
     content = b"".join(short_text(name) + _field(value) for name, value in fields.items())
     return _long.pack(len(content)) + content
 
@@ -92,6 +92,8 @@ def table(fields: Mapping[str, Any]) -> bytes:
 def _field(value: Any) -> bytes:
     if isinstance(value, bool):
         return b"t\x01" if value else b"t\x00"
+    if isinstance(value, Timestamp):
+        return b"T" + _longlong.pack(value)
     if isinstance(value, int):
         return b"l" + struct.pack(">q", value)
     if isinstance(value, Mapping):

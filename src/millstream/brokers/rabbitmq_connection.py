@@ -287,7 +287,7 @@ class Channel:
         self.closed: MillstreamError | None = None
         self.on_message: Callable[[Delivered, bytes, bytes], None] = lambda delivered, header, body: None
         self.on_confirm: Callable[[int, bool, bool], None] = lambda tag, multiple, stored: None
-        self.on_return: Callable[[str], None] = lambda exchange: None
+        self.on_return: Callable[[str, str], None] = lambda exchange, route: None
         self.on_cancel: Callable[[], None] = lambda: None
         self.on_closed: Callable[[MillstreamError], None] = lambda error: None
         self._answers: deque[asyncio.Future[bytes]] = deque()
@@ -302,6 +302,11 @@ class Channel:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    @property
+    def consumer(self) -> bytes:
+        """The tag of the consumer for which `on_message` is called."""
+        return self._method[5 : 5 + self._method[4]]
 
     def ask(self, which: Method, *arguments: bytes) -> "asyncio.Future[bytes]":
         """Send a method, and give what will be its answer."""
@@ -369,10 +374,12 @@ class Channel:
         """How many messages of a consumer may be unacknowledged."""
         await self.call(amqp.QOS, amqp.long(0), amqp.short(count), amqp.bits(False))
 
-    async def consume(self, queue: str, *, tag: str = "", unacknowledged: bool = False) -> None:
+    async def consume(
+        self, queue: str, *, tag: str = "", unacknowledged: bool = False, arguments: Mapping[str, Any] | None = None
+    ) -> None:
         """Have messages delivered to `on_message`."""
-        flags = amqp.bits(False, unacknowledged)
-        await self.call(amqp.CONSUME, amqp.short(0), amqp.short_text(queue), amqp.short_text(tag), flags, amqp.table({}))
+        flags, names = amqp.bits(False, unacknowledged), (amqp.short_text(queue), amqp.short_text(tag))
+        await self.call(amqp.CONSUME, amqp.short(0), *names, flags, amqp.table(arguments or {}))
 
     async def get(self, queue: str) -> tuple[Delivered, bytes, bytes] | None:
         """The first message of a queue; None where none is ready."""
@@ -425,7 +432,7 @@ class Channel:
         if name == _DELIVER:
             self.on_message(amqp.read_delivery(self._method), self._header, body)
         elif name == _RETURN:
-            self.on_return(amqp.texts(self._method, 6, 2)[1])
+            self.on_return(*amqp.texts(self._method, 6, 3)[1:])
         else:
             self._got = amqp.read_got(self._method), self._header, body
             self._answer(self._method)

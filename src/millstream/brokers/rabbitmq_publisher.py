@@ -93,6 +93,8 @@ class RabbitPublisher:
         self._calls: dict[_Call, None] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._unread: set[str] = set()
+        self._returned: dict[tuple[str, str], int] = {}
+        """Exchanges and routes of which something came back, and the last message that it may have been."""
         self._problem = ""
         self._oldest = (0, 0.0)
         """The number of the first message under way, and since when it is the first."""
@@ -189,21 +191,24 @@ class RabbitPublisher:
     def _confirmed(self, tag: int, multiple: bool, stored: bool) -> None:
         flight = self._flight
         if not multiple:
-            self._settle(flight.pop(tag, None), stored)
+            self._settle(tag, flight.pop(tag, None), stored)
         else:
             while self._first <= tag:
-                self._settle(flight.pop(self._first, None), stored)
+                self._settle(self._first, flight.pop(self._first, None), stored)
                 self._first += 1
         if self._refused and not flight:
             self._loop.call_later(AGAIN, self._try_again)
         elif self._pending:
             self._pump()
 
-    def _settle(self, message: Outgoing | None, stored: bool) -> None:
+    def _settle(self, tag: int, message: Outgoing | None, stored: bool) -> None:
         if message is None or message.call is None:
             return
-        if not stored:
+        if self._returned and stored and tag <= self._returned.get((message.exchange, message.route), 0):
+            stored, self._problem = False, "no stream takes it"
+        elif not stored:
             self._problem = "a queue refuses it (a nack)"
+        if not stored:
             self._refused.append(message)
             return
         call = message.call
@@ -214,12 +219,17 @@ class RabbitPublisher:
     def _try_again(self) -> None:
         """Nothing is under way: what was refused goes first, in its order."""
         again, self._refused = sorted(self._refused, key=lambda message: message.order), []
+        self._returned.clear()
         self._pending.extendleft(reversed(again))
         self._pump()
 
-    def _unroutable(self, exchange: str) -> None:
-        """Nobody reads that topic yet: it is as if a log had kept it for nobody."""
-        if exchange not in self._unread:
+    def _unroutable(self, exchange: str, route: str) -> None:
+        """Nobody reads that topic yet: it is as if a log had kept it for nobody. A stream, however, has to be there."""
+        if self._settings.streams:
+            # A server that has just come back has its streams a little later. It does not say which message it was that
+            # came back: all that went that way do so again.
+            self._returned[exchange, route] = self._next - 1
+        elif exchange not in self._unread:
             self._unread.add(exchange)
             log.info("%s: no group reads the topic %s yet, so what is published to it goes nowhere", self._settings.name, exchange)
 
@@ -230,6 +240,7 @@ class RabbitPublisher:
         self._channel = None
         doubtful = sorted((*self._refused, *self._flight.values()), key=lambda message: message.order)
         self._refused, self._flight = [], {}
+        self._returned.clear()
         self._pending.extendleft(reversed(doubtful))
         if isinstance(error, RefusedError) and error.code == NOT_FOUND:
             self._without_exchange(error)
@@ -293,6 +304,8 @@ class RabbitPublisher:
                         ),
                     )
             self._calls.pop(call, None)
+            for exchange, _ in self._returned:
+                self._gone(exchange)
         self._renew_stalled(now)
         if self._refused and all(m.call is None or m.call.finished.done() for m in self._refused) and not self._flight:
             self._try_again()

@@ -28,6 +28,8 @@ class TopicRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     partitions: int
     retain_seconds: float | None = None
     retain_bytes: int | None = None
+    streams: bool = False
+    """Whether its partitions are streams."""
 
     def topic(self, name: str) -> Topic:
         """It, as the port says it."""
@@ -78,11 +80,18 @@ class RabbitRegister:
         """All of it, as of now."""
         return await self._locked(None)
 
-    async def change(self, decide: Callable[[Register], Register]) -> Register:
-        """Write what `decide` makes of it, unless that is the same; nobody else changes anything meanwhile."""
-        return await self._locked(decide)
+    async def change(
+        self, decide: Callable[[Register], Register], *, before: Callable[[Register], Awaitable[None]] | None = None
+    ) -> Register:
+        """Write what `decide` makes of it, unless that is the same; nobody else changes anything meanwhile.
 
-    async def _locked(self, decide: Callable[[Register], Register] | None) -> Register:
+        `before` is called with what there was, and has to end before anything is written.
+        """
+        return await self._locked(decide, before)
+
+    async def _locked(
+        self, decide: Callable[[Register], Register] | None, before: Callable[[Register], Awaitable[None]] | None = None
+    ) -> Register:
         deadline = asyncio.get_running_loop().time() + PATIENCE
         async with self._using:
             while True:
@@ -95,7 +104,7 @@ class RabbitRegister:
                             raise
                     else:
                         try:
-                            return await self._use(connection, channel, decide)
+                            return await self._use(connection, channel, decide, before)
                         finally:
                             with contextlib.suppress(MillstreamError):
                                 await self._unlock(connection)
@@ -111,7 +120,13 @@ class RabbitRegister:
         async with await connection.channel() as channel:
             await channel.answer(channel.ask_deletion(LOCK))
 
-    async def _use(self, connection: Connection, channel: Channel, decide: Callable[[Register], Register] | None) -> Register:
+    async def _use(
+        self,
+        connection: Connection,
+        channel: Channel,
+        decide: Callable[[Register], Register] | None,
+        before: Callable[[Register], Awaitable[None]] | None,
+    ) -> Register:
         if not self._made and not await self._exists(connection):
             if decide is None:
                 return Register()
@@ -124,6 +139,8 @@ class RabbitRegister:
             for tag in tags:
                 channel.requeue(tag)
             return register
+        if before is not None:
+            await before(register)
         changed = msgspec.structs.replace(changed, version=register.version + 1)
         await self._write(changed)
         for tag in tags:

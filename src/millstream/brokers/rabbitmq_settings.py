@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from millstream.contracts.errors import ConfigurationError
 
 SCHEMES = {"rabbitmq": 5672, "amqp": 5672, "rabbitmqs": 5671, "amqps": 5671}
-OPTIONS = ("timeout", "heartbeat", "prefetch", "ca", "cert", "key")
+OPTIONS = ("timeout", "heartbeat", "prefetch", "streams", "ca", "cert", "key")
 USER = "MILLSTREAM_RABBITMQ_USER"
 PASSWORD = "MILLSTREAM_RABBITMQ_PASSWORD"  # noqa: S105 - the name of a variable
 
@@ -31,6 +31,8 @@ class RabbitSettings:
     """Seconds between heartbeats; after two without a sign of life a connection is given up."""
     prefetch: int = 1000
     """Messages of one queue that may be on their way to, or in hand of, a member."""
+    streams: bool = False
+    """Whether topics are streams, which keep history, rather than queues."""
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
 
@@ -60,6 +62,7 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> Rabbit
         timeout=_number(name, options, "timeout", 0.1, 30.0),
         heartbeat=int(_number(name, options, "heartbeat", 1, 10)),
         prefetch=int(_number(name, options, "prefetch", 1, 1000)),
+        streams=_flag(name, options, "streams"),
         tls=_tls(name, options) if parts.scheme in ("rabbitmqs", "amqps") else _no_tls(name, options),
     )
 
@@ -82,6 +85,13 @@ def _number(name: str, options: Mapping[str, str], option: str, least: float, ot
     if not least <= value < 65_536:
         raise ConfigurationError(f"{name}: {option}={options[option]!r} is no number from {least:g} to 65535. Correct it, or leave it out.")
     return value
+
+
+def _flag(name: str, options: Mapping[str, str], option: str) -> bool:
+    value = options.get(option, "0")
+    if value not in ("0", "1"):
+        raise ConfigurationError(f"{name}: {option}={value!r} is neither 0 nor 1. Correct it, or leave it out.")
+    return value == "1"
 
 
 def _tls(name: str, options: Mapping[str, str]) -> ssl.SSLContext:

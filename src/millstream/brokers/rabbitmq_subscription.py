@@ -128,7 +128,7 @@ class RabbitSubscription:
 
     @property
     def _members_queue(self) -> str:
-        return f"millstream.members:{self.group}"
+        return members_of(self.group)
 
     async def _check_queues(self) -> None:
         async with await self._connection.channel() as channel:
@@ -220,7 +220,7 @@ class RabbitSubscription:
             if error.code == LOCKED:
                 return False
             raise
-        claim = Claim(partition, channel, self._micros())
+        claim = self._new_claim(partition, channel)
         channel.on_message = lambda delivered, header, body: self._came(claim, (delivered, header, body))
         channel.on_closed = lambda error: self._lose(claim, error)
         channel.on_cancel = lambda: self._lose(claim, BrokerError("its queue was deleted or moved"))
@@ -233,6 +233,9 @@ class RabbitSubscription:
             raise self._missing(queue, error) if error.code == NOT_FOUND else error from error
         self._turn.append(claim)
         return True
+
+    def _new_claim(self, partition: Partition, channel: Channel) -> Claim:
+        return Claim(partition, channel, self._micros())
 
     def _came(self, claim: Claim, raw: Raw) -> None:
         claim.waiting.append(raw)
@@ -430,6 +433,11 @@ class RabbitSubscription:
         self.claims.clear()
         await self._connection.close()
         self._closed(self)
+
+
+def members_of(group: str) -> str:
+    """The queue that has a consumer for each member of a group."""
+    return f"millstream.members:{group}"
 
 
 def _claim_of(queue: str) -> str:

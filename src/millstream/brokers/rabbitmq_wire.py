@@ -25,7 +25,9 @@ _STRUCTURED = STRUCTURED_CONTENT_TYPE.encode()
 _CONTENT_TYPE = "content-type"
 _SPECVERSION = b"\x17cloudEvents_specversionS"
 #: Headers that the server adds, for itself.
-_SERVERS = frozenset("x-delivery-count x-acquired-count x-death x-first-death-exchange x-first-death-queue x-first-death-reason".split())
+_SERVERS = frozenset(
+    "x-delivery-count x-acquired-count x-death x-first-death-exchange x-first-death-queue x-first-death-reason x-stream-offset".split()
+)
 
 
 def route_of(partition: int) -> str:

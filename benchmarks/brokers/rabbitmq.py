@@ -139,6 +139,9 @@ FAMILY = Family(
             compared="ratio",
         ),
         Row(
+            title="  the same beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume, compared="ratio",
+        ),
+        Row(
             title="  beside FastStream", subject=consume, figure="rate", unit="/s", target=3, better="more", beside=faststream_consume,
             compared="ratio",
         ),

@@ -288,8 +288,9 @@ class KafkaBroker:
                 self._unusable[name] = error
 
     def _record_of(self, e: Envelope) -> Outgoing:
+        headers: Any
         headers, body = to_binary(e)
-        record = e.topic, body, None if e.key is None else e.key.encode(), cast("Any", headers)
+        record = e.topic, body, None if e.key is None else e.key.encode(), headers
         if len(body) + AROUND > self._largest.get(e.topic, 0):
             self._check(e.id, record)
         return record

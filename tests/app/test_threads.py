@@ -2,17 +2,20 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from millstream import App, Retry, Transaction, event
 from millstream.app import transactions
 from millstream.app.lanes import Lanes
+from millstream.app.system_clock import SystemClock
 from millstream.app.worker import WorkerStuckError
+from millstream.stores.sqlite_transaction import SqliteTransaction
 from millstream.stores.sqlite_writer import Borrowed
 
 
@@ -104,6 +107,33 @@ async def test_a_thread_that_holds_the_lock_for_long_is_named(
             await app.clock.sleep(0.001)
 
     assert "book held the store's write lock for" in caplog.text
+
+
+async def test_a_thread_whose_statements_take_long_is_not_told_to_wait_elsewhere(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does what the lock is for."""
+    ahead, execute, monotonic = 0, SqliteTransaction.execute, SystemClock.monotonic
+
+    def execute_slowly(transaction: SqliteTransaction, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        nonlocal ahead
+        ahead += 2
+        return execute(transaction, sql, params)
+
+    @app.subscriber(Paid)
+    def book(paid: Paid, tx: Transaction) -> None:
+        tx.execute("insert into books values(?)", (paid.order_id,))
+        tx.execute("update books set order_id=order_id")
+
+    monkeypatch.setattr(SqliteTransaction, "execute", execute_slowly)
+    monkeypatch.setattr(SystemClock, "monotonic", staticmethod(lambda: monotonic() + ahead))
+    async with working(app, asyncio.Event()):
+        await app.publish(Paid("much"))
+        while not await app.read("select order_id from books"):
+            await app.clock.sleep(0.001)
+
+    assert ahead >= 4
+    assert "write lock" not in caplog.text
 
 
 async def test_what_is_being_committed_when_its_time_is_over_is_done(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ log = logging.getLogger("millstream.worker")
 
 #: A handler that waits longer than this inside its transaction is rolled back and run again alone, in seconds.
 HELD = 0.05
-#: One in a thread cannot be rolled back while it waits; after so many seconds it is named in a warning.
+#: One in a thread cannot be rolled back while it waits; after so many seconds between its statements it is named in a warning.
 LONG = 0.5
 #: One that runs alone has so many seconds inside; then it has failed.
 ALONE = 5.0
@@ -442,7 +442,10 @@ class _Threaded:
         self._store = store
         self._name = name
         self._clock = clock
-        self._since = 0.0
+        self._left = 0.0
+        """When the last statement ended."""
+        self._idle = 0.0
+        """For how long it has been open without a statement."""
         self._open: StoreTransaction | None = None
         self._taken = self._ending = False
         self._deciding = threading.Lock()
@@ -467,8 +470,12 @@ class _Threaded:
                     raise NotStartedError(OVER)
                 if self._open is None:
                     self._open = self._store.begin_now()
-                    self._since = self._clock.monotonic()
-                yield self._open
+                else:
+                    self._idle += self._clock.monotonic() - self._left
+                try:
+                    yield self._open
+                finally:
+                    self._left = self._clock.monotonic()
         except StoreError as error:
             error.in_transaction = True
             raise
@@ -501,12 +508,12 @@ class _Threaded:
         transaction, self._open = self._open, None
         if transaction is None:
             return False
-        if (held := self._clock.monotonic() - self._since) > LONG:
+        if (idle := self._idle + self._clock.monotonic() - self._left) > LONG:
             log.warning(
-                "handler %s held the store's write lock for %.0f ms, and holds up every other writer meanwhile. Do what waits before the "
-                "first use of the Transaction.",
+                "handler %s held the store's write lock for %.0f ms without using it, and holds up every other writer meanwhile. Do what "
+                "waits before the first use of the Transaction.",
                 self._name,
-                held * 1000,
+                idle * 1000,
             )
         if page is None:
             transaction.end(commit=False)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from millstream.brokers.aws_broadcast import AwsBroadcast, AwsListener
+from millstream.brokers.aws_claims import LARGEST_CLAIMED, AwsClaims
 from millstream.brokers.aws_client import AwsClients, MissingError
 from millstream.brokers.aws_names import BROADCAST, AwsNames, to_tag
 from millstream.brokers.aws_publisher import AwsPublisher, Outgoing
@@ -38,8 +39,9 @@ class AwsBroker:
         self._unanswered: set[asyncio.Task[None]] = set()
         self.features = Features(
             ordered=self._settings.fifo, durable=True, shared=True, broadcast=self._settings.broadcast, shares_partitions=True,
-            retains_regardless=True, deduplicates=self._settings.fifo, largest=LARGEST,
+            retains_regardless=True, deduplicates=self._settings.fifo, largest=LARGEST_CLAIMED if self._settings.claims else LARGEST,
         )  # fmt: skip
+        self._claims: AwsClaims | None = None
 
     @property
     def name(self) -> str:
@@ -51,6 +53,13 @@ class AwsBroker:
         self._topology = AwsTopology(self._settings, self._names, clients.sns, clients.sqs)
         self._publisher = AwsPublisher(clients.sns, self.name, fifo=self._settings.fifo)
         self._broadcast = AwsBroadcast(self._settings, self._names, self._topology, clients.sns, clients.sqs)
+        if clients.s3 is not None and self._settings.claims is not None:
+            self._claims = AwsClaims(clients.s3, self._settings.claims, self._settings.prefix)
+            try:
+                await self._claims.verify(self.name)
+            except BaseException:
+                await self._clients.close()
+                raise
         return self
 
     async def __aexit__(
@@ -121,7 +130,7 @@ class AwsBroker:
         items: list[Outgoing | MillstreamError] = []
         refused: set[tuple[str, str]] = set()
         for e in envelopes:
-            item = await self._outgoing(e.topic, lambda e=e: entry_of(e))
+            item = await self._claimed(e) if self._is_claimed(e) else await self._outgoing(e.topic, lambda e=e: entry_of(e))
             if e.key is not None and self._settings.fifo:
                 if (e.topic, e.key) in refused:
                     item = BrokerError(f"event {e.id} ({e.type}) was not published, because one before it of its key was not.")
@@ -138,6 +147,16 @@ class AwsBroker:
         try:
             made = entry()
             return await self._topology.topic(topic), made
+        except MillstreamError as error:
+            return error
+
+    def _is_claimed(self, e: Envelope) -> bool:
+        return self._claims is not None and LARGEST < len(e.data) <= LARGEST_CLAIMED
+
+    async def _claimed(self, e: Envelope) -> Outgoing | MillstreamError:
+        assert self._claims is not None
+        try:
+            return await self._topology.topic(e.topic), await self._claims.entry_of(e)
         except MillstreamError as error:
             return error
 
@@ -160,7 +179,7 @@ class AwsBroker:
             raise BrokerError(f"there is no group {group!r} on {self.name}; declare it first.")
         arns = {topic: await self._topology.topic(topic) for topic in queues}
         subscription = AwsSubscription(
-            self._settings, self._clients.sqs, queues, arns, self._left, lambda: self._topology.forget_group(group)
+            self._settings, self._clients.sqs, queues, arns, self._left, lambda: self._topology.forget_group(group), self._claims
         )
         self._subscriptions.add(subscription)
         return subscription

@@ -1,4 +1,4 @@
-"""The clients of SNS and SQS, and what their errors mean here."""
+"""The clients of SNS, SQS and S3, and what their errors mean here."""
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # aiobotocore has no types: an operation takes keywords and gives a dictionary, which is all that anybody here sees of it.
 
@@ -25,7 +25,8 @@ PASSING = frozenset(
     "AWS.SimpleQueueService.QueueDeletedRecently QueueDeletedRecently OverLimit".split()
 )
 MISSING = frozenset(
-    "AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist NotFound NotFoundException ResourceNotFoundException".split()
+    "AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist NotFound NotFoundException ResourceNotFoundException NoSuchBucket "
+    "NoSuchKey 404".split()
 )
 DENIED = frozenset(
     "AccessDenied AccessDeniedException AuthorizationError AuthorizationErrorException InvalidClientTokenId UnrecognizedClientException "
@@ -64,10 +65,12 @@ class AwsService:
 
 
 class AwsClients:
-    """Both clients, open between `open` and `close`."""
+    """The clients, open between `open` and `close`."""
 
     sns: AwsService
     sqs: AwsService
+    s3: AwsService | None = None
+    """Only where the URL names a bucket."""
 
     def __init__(self, settings: AwsSettings) -> None:
         self._settings = settings
@@ -80,6 +83,8 @@ class AwsClients:
             read_timeout=max(settings.timeout, settings.poll + 5.0),
             retries={"mode": "standard", "max_attempts": ATTEMPTS},
             max_pool_connections=CONNECTIONS,
+            # Who stands in for Amazon has no name for each bucket.
+            s3={"addressing_style": "path" if settings.endpoint else "auto"},
         )
         common: dict[str, Any] = {
             "region_name": settings.region,
@@ -92,6 +97,8 @@ class AwsClients:
         try:
             self.sns = AwsService(await self._stack.enter_async_context(session.create_client("sns", **common)), settings.name)
             self.sqs = AwsService(await self._stack.enter_async_context(session.create_client("sqs", **common)), settings.name)
+            if settings.claims is not None:
+                self.s3 = AwsService(await self._stack.enter_async_context(session.create_client("s3", **common)), settings.name)
         except (BotoCoreError, ValueError) as error:
             await self._stack.aclose()
             raise failure(error, settings.name) from error

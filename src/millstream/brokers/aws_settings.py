@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from millstream.contracts.errors import ConfigurationError
 
-OPTIONS = ("endpoint", "prefix", "fifo", "visibility", "poll", "broadcast", "timeout")
+OPTIONS = ("endpoint", "prefix", "fifo", "visibility", "poll", "broadcast", "timeout", "claims")
 #: SQS says so.
 MOST_VISIBILITY, MOST_POLL = 12 * 3600, 20
 #: What is left of 80 characters has to tell groups and topics apart.
@@ -40,6 +40,8 @@ class AwsSettings:
     """Whether processes may make a queue each, to be told something at once."""
     timeout: float = 30.0
     """Seconds after which a request that was not answered has failed."""
+    claims: str | None = None
+    """The bucket of S3 for events that SNS cannot carry."""
 
 
 def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> AwsSettings:
@@ -65,6 +67,9 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> AwsSet
             f"{name}: prefix={prefix!r} cannot begin the name of a queue. Use letters, digits, dashes and underscores, at most "
             f"{LONGEST_PREFIX}."
         )
+    claims = options.get("claims")
+    if claims is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", claims):
+        raise ConfigurationError(f"{name}: claims={claims!r} is no name of a bucket: 3 to 63 small letters, digits, dots and dashes.")
     endpoint = options.get("endpoint")
     if endpoint is not None and not re.match(r"https?://[^/]", endpoint):
         raise ConfigurationError(f"{name}: endpoint={endpoint!r} is no address. Write endpoint=http://HOST:PORT, or leave it out.")
@@ -80,6 +85,7 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> AwsSet
         poll=int(_number(name, options, "poll", 10, 1, MOST_POLL)),
         broadcast=_flag(name, options, "broadcast"),
         timeout=_number(name, options, "timeout", 30, 1, 3600),
+        claims=claims,
     )
 
 

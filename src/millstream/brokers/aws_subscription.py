@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from millstream.brokers.aws_batches import MOST_ENTRIES, Batches
+from millstream.brokers.aws_claims import AwsClaims
 from millstream.brokers.aws_client import AwsService, MissingError
 from millstream.brokers.aws_settings import AwsSettings
 from millstream.brokers.aws_topology import Queue
@@ -42,6 +44,7 @@ class AwsSubscription:
         arns: Mapping[str, str],
         closed: Callable[["AwsSubscription", Sequence["asyncio.Task[None]"]], None],
         gone: Callable[[], None],
+        claims: AwsClaims | None = None,
     ) -> None:
         self._closed, self._gone = closed, gone
         self._failure: MillstreamError | None = None
@@ -49,7 +52,7 @@ class AwsSubscription:
         self.is_open = True
         self._bell = asyncio.Event()
         self._shares = {
-            Partition(topic, 0): _Share(settings, sqs, queue, AwsReader(Partition(topic, 0), source_of(arns[topic], topic)), self)
+            Partition(topic, 0): _Share(settings, sqs, queue, AwsReader(Partition(topic, 0), source_of(arns[topic], topic)), self, claims)
             for topic, queue in queues.items()
         }
 
@@ -151,12 +154,15 @@ class AwsSubscription:
 class _Share:
     """One queue, as this member sees it."""
 
-    def __init__(self, settings: AwsSettings, sqs: AwsService, queue: Queue, reader: AwsReader, owner: AwsSubscription) -> None:
+    def __init__(
+        self, settings: AwsSettings, sqs: AwsService, queue: Queue, reader: AwsReader, owner: AwsSubscription, claims: AwsClaims | None
+    ) -> None:
         self._settings = settings
         self._sqs = sqs
         self._url = queue.url
         self._reader = reader
         self._owner = owner
+        self._claims = claims
         self._loop = asyncio.get_running_loop()
         self._held: dict[int, _Held] = {}
         """What came and is neither settled nor given back, by position, in the order in which it came."""
@@ -236,7 +242,10 @@ class _Share:
             "receive_message", QueueUrl=self._url, MaxNumberOfMessages=MOST_ENTRIES, WaitTimeSeconds=wait,
             VisibilityTimeout=self._settings.visibility, MessageAttributeNames=["All"], MessageSystemAttributeNames=["All"],
         )  # fmt: skip
-        return [(self._reader.delivery(message), message["ReceiptHandle"]) for message in answer.get("Messages") or ()]
+        messages: list[dict[str, Any]] = answer.get("Messages") or []
+        if self._claims is not None:
+            await self._claims.redeem(messages)
+        return [(self._reader.delivery(message), message["ReceiptHandle"]) for message in messages]
 
     def _add(self, came: Sequence[tuple[Delivery, str]]) -> None:
         expires = self._loop.time() + self._settings.visibility

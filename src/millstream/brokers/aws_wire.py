@@ -65,6 +65,11 @@ def entry_of(e: Envelope) -> Entry:
     body = document.decode()
     if _FOREIGN.search(body) or _FOREIGN.search(e.type):
         body, attributes = _wrapped(document, None, [(CONTENT_TYPE, STRUCTURED_CONTENT_TYPE.encode())])
+    return entry_around(e, body, attributes)
+
+
+def entry_around(e: Envelope, body: str, attributes: dict[str, str]) -> Entry:
+    """A message that stands for an event, in order with its key, and known by its source and id."""
     deduplication = hashlib.sha256(f"{e.source}\n{e.id}".encode()).hexdigest()
     group = _LONE + deduplication if e.key is None else group_of(e.key.encode())
     return _fits(Entry(body, attributes, group, deduplication), f"event {e.id} ({e.type})")
@@ -118,7 +123,9 @@ def _fits(entry: Entry, what: str) -> Entry:
 
 
 def _too_large(what: str, size: int, most: int) -> MillstreamError:
-    return TooLargeError(f"{what} has {size} bytes, and SNS takes {most}: keep what is large in S3, say, and publish where it is.")
+    return TooLargeError(
+        f"{what} has {size} bytes; SNS takes {most}: name a bucket for what is larger (claims=BUCKET in the URL), or publish where it is."
+    )
 
 
 class AwsReader:

@@ -203,7 +203,7 @@ async def test_a_stream_that_is_deleted_under_a_group_stops_it(broker: RedisBrok
 
 async def test_one_topic_that_was_deleted_is_not_the_others_fault(broker: RedisBroker, plain: Any) -> None:
     """Callers share a script; only those whose stream is gone are told so."""
-    one, _ = await declared(broker, partitions=1)
+    one, group = await declared(broker, partitions=1)
     two, _ = await declared(broker, partitions=1)
     await plain.delete(f"{one}:0")
 
@@ -211,6 +211,8 @@ async def test_one_topic_that_was_deleted_is_not_the_others_fault(broker: RedisB
 
     assert "was deleted" in str(gone)
     assert there is None
+    assert list(await broker.bounds(one)) == [(Partition(one, 0), 1, 1)]
+    assert [state.committed.value for state in await broker.positions(group)] == [None]
 
 
 async def test_retention_by_age_and_by_size_keeps_what_is_young_and_fits(broker: RedisBroker) -> None:

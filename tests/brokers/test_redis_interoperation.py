@@ -134,6 +134,17 @@ async def test_headers_named_like_our_fields_come_back(broker: RedisBroker) -> N
     assert (message.body, message.key, message.headers) == (b"body", None, headers)
 
 
+async def test_a_header_that_has_no_bytes_is_refused_and_nobody_else_is(broker: RedisBroker) -> None:
+    """Half of a pair of surrogates is no text that could be sent."""
+    topic, _ = await declared(broker, partitions=1)
+    odd = Message(topic=topic, body=b"", headers=(("\ud800", b""),))
+
+    (refused,), _ = await asyncio.gather(broker.publish_raw([odd]), published(broker, made(topic, 3)))
+
+    assert "cannot be sent" in str(refused)
+    await published(broker, made(topic, 3))
+
+
 async def test_an_id_that_is_neither_ours_nor_the_clocks_stops_the_group(broker: RedisBroker, plain: Any) -> None:
     """It could not be told where it stands among the others."""
     topic, group = await declared(broker, partitions=1)

@@ -131,8 +131,8 @@ class RedisBroker:
             raise BrokerError(f"there is no group {name!r} on {self.name}; declare it first.")
         return record
 
-    async def _stands(self, partitions: Sequence[Partition], group: str = "", *, oldest: bool = False) -> list[Stand]:
-        found = await self._control.survey(partitions, group, oldest=oldest)
+    async def _stands(self, partitions: Sequence[Partition]) -> list[Stand]:
+        found = await self._control.survey(partitions)
         missing = next((partition for partition, stand in zip(partitions, found, strict=True) if stand is None), None)
         if missing is not None:
             raise BrokerError(
@@ -312,14 +312,19 @@ class RedisBroker:
     async def bounds(self, topic: str) -> Sequence[tuple[Partition, int, int]]:
         record = (await self._register.topics_of([topic])).get(topic)
         partitions = record.all() if record is not None else ()
-        return [(p, stand.first, stand.head) for p, stand in zip(partitions, await self._stands(partitions), strict=True)]
+        # A stream that somebody deleted is made anew when it is published to, and begins at 1 as every one does.
+        stands = await self._control.survey(partitions)
+        return [(p, stand.first, stand.head) if stand else (p, 1, 1) for p, stand in zip(partitions, stands, strict=True)]
 
     async def positions(self, group: str) -> Sequence[PartitionState]:
         partitions = await self._partitions(group)
         present, claims = await self._control.run(PRESENT, (members_of(group), claims_of(group)))
         owners = {stream: token for stream, token in zip(claims[::2], claims[1::2], strict=True) if token in set(present)}
         states: list[PartitionState] = []
-        for partition, stand in zip(partitions, await self._stands(partitions, group, oldest=True), strict=True):
+        for partition, stand in zip(partitions, await self._control.survey(partitions, group, oldest=True), strict=True):
+            if stand is None:
+                states.append(PartitionState(partition=partition, committed=UNKNOWN, head=Figure(1), oldest=UNKNOWN))
+                continue
             token = owners.get(stream_of(partition).encode())
             states.append(
                 PartitionState(
@@ -356,19 +361,18 @@ class RedisBroker:
         if record is None or (record.retain_seconds is None and record.retain_bytes is None):
             return 0
         removed = 0
-        for partition in record.all():
-            upto = await self._expired(record, partition)
+        for partition, stand in zip(record.all(), await self._control.survey(record.all()), strict=True):
+            upto = 0 if stand is None else await self._expired(record, partition, stand)
             if upto:
                 removed += await self._control.run(TRIM, (REMOVED, stream_of(partition)), (id_of(upto), int(force)))
         return removed
 
-    async def _expired(self, record: TopicRecord, partition: Partition) -> int:
+    async def _expired(self, record: TopicRecord, partition: Partition, stand: Stand) -> int:
         """The first position that retention keeps."""
         upto = 0
         if record.retain_seconds is not None:
             upto = await self.position_at(partition, self._micros() - int(record.retain_seconds * 1_000_000))
         if record.retain_bytes is not None:
-            (stand,) = await self._stands([partition])
             share = record.retain_bytes // record.partitions
             size = int(await self._control.call("MEMORY", "USAGE", stream_of(partition)) or 0)
             if stand.length and size > share:

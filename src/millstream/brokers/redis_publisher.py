@@ -89,13 +89,11 @@ class RedisPublisher:
         """Give up what is not acknowledged."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._fail_all(self._waiting)
+        closed = BrokerUnavailableError(f"{self._settings.name} was closed before it had acknowledged the event.")
+        while self._waiting:
+            self._finish(self._waiting.popleft(), closed)
         if self._connection is not None:
             await self._connection.close()
-
-    def _fail_all(self, pages: "deque[Page]") -> None:
-        while pages:
-            self._finish(pages.popleft(), BrokerUnavailableError(f"{self._settings.name} was closed before it had acknowledged the event."))
 
     def bring(self, call: Call, events: Sequence[Outgoing], **more: Any) -> "asyncio.Future[MillstreamError | None]":
         """Have events stored, after all that was brought before; None once they are durable, else why they are not."""
@@ -132,6 +130,9 @@ class RedisPublisher:
             return await self._store(batch)
         except MillstreamError as error:
             return error
+        except ValueError as error:
+            # Text that has no bytes.
+            return BrokerError(f"it cannot be sent: {error}")
 
     def _finish(self, page: Page, error: MillstreamError | None) -> None:
         if error is not None:

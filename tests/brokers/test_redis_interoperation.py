@@ -150,9 +150,15 @@ async def test_an_id_that_is_neither_ours_nor_the_clocks_stops_the_group(broker:
     topic, group = await declared(broker, partitions=1)
     await plain.xadd(f"{topic}:0", {"data": b"odd"}, id="5-1")
 
+    member = Member(await broker.open(group, "m"))
     with pytest.raises(BrokerError, match="5-1"):
-        member = Member(await broker.open(group, "m"))
         await taken(member, 1)
+    await member.close()
+
+    # Who only looks is not in its way.
+    ((_, first, head),) = await broker.bounds(topic)
+    assert head == first + 1
+    assert [state.waiting.value for state in await broker.positions(group)] == [1]
 
 
 async def test_a_key_of_another_type_is_another_s(broker: RedisBroker, plain: Any) -> None:

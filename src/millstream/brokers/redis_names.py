@@ -54,6 +54,15 @@ def position_of(id_: bytes) -> int:
     return int(millis) << SEQUENCE | number
 
 
+def position_near(id_: bytes) -> int:
+    """The same for whoever looks at a stream from outside: an id that has no position is told as the nearest that is one."""
+    try:
+        return position_of(id_)
+    except BrokerError:
+        millis, _, sequence = id_.partition(b"-")
+        return max(PLAIN, int(millis) << SEQUENCE | min(int(sequence), (1 << SEQUENCE) - 1))
+
+
 def id_of(position: int) -> str:
     """The id that an entry at this position has."""
     return f"0-{position}" if position < PLAIN else f"{position >> SEQUENCE}-{position & (1 << SEQUENCE) - 1}"

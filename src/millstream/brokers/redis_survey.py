@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from millstream.brokers.redis_names import PLAIN, position_of
+from millstream.brokers.redis_names import PLAIN, position_near
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +40,15 @@ def stand_of(answer: list[Any]) -> Stand | None:
     if not answer:
         return None
     last, first, length, erased, removed, stream, place, read, lag, oldest = answer
-    head = position_of(last) + 1
+    head = position_near(last) + 1
     return Stand(
         stream=stream.decode(),
-        first=position_of(first) if first else head,
+        first=position_near(first) if first else head,
         head=head,
         length=length,
-        erased=position_of(erased),
-        removed=position_of(removed) if removed else 0,
-        place=position_of(place) + 1 if place else None,
+        erased=position_near(erased),
+        removed=position_near(removed) if removed else 0,
+        place=position_near(place) + 1 if place else None,
         read=read,
         lag=lag,
         oldest=int(oldest) * 1000 if oldest else None,

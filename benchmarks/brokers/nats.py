@@ -109,7 +109,8 @@ FAMILY = Family(
         ),
         Row(title="  beside nats-py, pushed", subject=consume, figure="rate", unit="/s", better="more", beside=raw_consume_pushed),
         Row(
-            title="  the same beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume, compared="ratio",
+            title="  its processor time, beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume,
+            compared="ratio",
         ),
         Row(
             title="  beside FastStream, pushed", subject=consume, figure="rate", unit="/s", target=2.8, better="more",

@@ -139,7 +139,8 @@ FAMILY = Family(
             compared="ratio",
         ),
         Row(
-            title="  the same beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume, compared="ratio",
+            title="  its processor time, beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume,
+            compared="ratio",
         ),
         Row(
             title="  beside FastStream", subject=consume, figure="rate", unit="/s", target=3, better="more", beside=faststream_consume,

@@ -101,7 +101,8 @@ FAMILY = Family(
             title="  its processor time", subject=consume, figure="cpu", unit="us", target=6, beside=raw_consume, compared="difference",
         ),
         Row(
-            title="  the same beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume, compared="ratio",
+            title="  its processor time, beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume,
+            compared="ratio",
         ),
         Row(
             title="  beside FastStream", subject=consume, figure="rate", unit="/s", target=15, better="more",

@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.brokers.rabbitmq_server import until
+
 from millstream import App, Transaction, event
 from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.stores.sqlite import SqliteStore
@@ -30,6 +32,27 @@ def worker(name: str, url: str, folder: Path) -> App:
         transaction.execute("insert into effect(key, number) values (?, ?)", (moved.key, moved.number))
 
     return app
+
+
+async def handled(app: App, least: int) -> None:
+    """Wait until so many events have had their effect."""
+    rows = 0
+
+    async def look() -> None:
+        nonlocal rows
+        await asyncio.sleep(0.01)
+        ((rows,),) = await app.read("select count(*) from effect")
+
+    await until(lambda: rows >= least, look, lambda: f"only {rows} of {least} were handled")
+
+
+async def handled_once_in_order(app: App, count: int) -> None:
+    """Every event has had its effect once, and those of a key in their order."""
+    rows = await app.read("select key, number from effect order by ordinal")
+    assert sorted(number for _, number in rows) == list(range(count))
+    for key in {key for key, _ in rows}:
+        numbers = [number for k, number in rows if k == key]
+        assert numbers == sorted(numbers), f"{key} came out of order"
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.brokers.rabbitmq_server import declared, made, published, rabbitmq_url, taken, unique, until
-from tests.brokers.rabbitmq_worker import Moved, worker
+from tests.brokers.rabbitmq_worker import Moved, handled, handled_once_in_order, worker
 from tools.services.rabbitmq import RabbitServer
 
-from millstream import App
 from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerUnavailableError
@@ -95,11 +94,11 @@ async def test_a_service_outlives_its_server(server: RabbitServer, url: str, tmp
             if sent == count // 2 // 100 * 100:
                 await asyncio.to_thread(server.kill)
                 await asyncio.to_thread(server.start)
-        await _handled(app, count)
+        await handled(app, count)
         stop.set()
         await running
 
-        await _handled_once_in_order(app, count)
+        await handled_once_in_order(app, count)
 
 
 async def test_a_worker_that_is_killed_is_taken_over_from(url: str, tmp_path: Path) -> None:
@@ -112,16 +111,16 @@ async def test_a_worker_that_is_killed_is_taken_over_from(url: str, tmp_path: Pa
             for sent in range(0, count, 100):
                 await app.publish_many([Moved(f"k{number % 50}", number) for number in range(sent, sent + 100)])
                 if sent == count // 2:
-                    await _handled(app, 1)
+                    await handled(app, 1)
                     processes[0].kill()
-            await _handled(app, count)
+            await handled(app, count)
         finally:
             for process in processes:
                 if process.returncode is None:
                     process.kill()
                 await process.wait()
 
-        await _handled_once_in_order(app, count)
+        await handled_once_in_order(app, count)
 
 
 async def test_a_connection_that_is_cut_loses_nothing(url: str) -> None:
@@ -168,24 +167,3 @@ async def test_what_is_not_confirmed_in_time_fails_and_says_so(server: RabbitSer
         member = Member(await broker.open(group, "m"))
         assert {d.envelope.id for d in await taken(member, 10) if d.envelope} == {e.id for e in sent}
         await member.close()
-
-
-async def _handled(app: App, least: int) -> None:
-    """Wait until so many events have had their effect."""
-    rows = 0
-
-    async def look() -> None:
-        nonlocal rows
-        await asyncio.sleep(0.01)
-        ((rows,),) = await app.read("select count(*) from effect")
-
-    await until(lambda: rows >= least, look, lambda: f"only {rows} of {least} were handled")
-
-
-async def _handled_once_in_order(app: App, count: int) -> None:
-    """Every event has had its effect once, and those of a key in their order."""
-    rows = await app.read("select key, number from effect order by ordinal")
-    assert sorted(number for _, number in rows) == list(range(count))
-    for key in {key for key, _ in rows}:
-        numbers = [number for k, number in rows if k == key]
-        assert numbers == sorted(numbers), f"{key} came out of order"

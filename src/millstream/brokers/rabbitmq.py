@@ -34,7 +34,7 @@ LARGEST = 16 << 20
 #: The longest name that AMQP has.
 LONGEST_NAME = 255
 #: Exchanges and queues of ours begin so, and of RabbitMQ's own.
-INTERNAL = ("amq.", "millstream.others:", "millstream.broadcast")
+INTERNAL = ("amq.", "millstream.others:", "millstream.broadcast", "millstream.members", "millstream.last")
 UNKNOWN = Figure(None, "unknown")
 #: Seconds that a server gets to write down that it has streams.
 SETTLING = 1.5
@@ -129,11 +129,10 @@ class RabbitBroker:
         register = decide(register) if decide(register) == register else await self._register.change(decide)
         if self._streams is not None:
             fresh = [name for name in wanted if name not in self._topics]
-            for name in fresh:
-                await self._streams.make_topic(name, register.topics[name], others_of(name))
+            await asyncio.gather(*(self._streams.make_topic(name, register.topics[name], others_of(name)) for name in fresh))
             if fresh:
                 await self._have_written()
-            if first:
+            if first and fresh:
                 # A server that is killed within a second of its first stream has forgotten who looks after streams, for ever.
                 await asyncio.sleep(SETTLING)
         self._topics.update({name: register.topics[name] for name in wanted})
@@ -202,8 +201,10 @@ class RabbitBroker:
             topics = tuple(dict.fromkeys((*(known.topics if known else ()), *group.topics)))
             for name in topics:
                 await self._declare_queues(group.name, name, register.topics[name].partitions)
-                if self._streams is not None:
-                    await self._streams.make_records(_names_of(group.name, name, register.topics[name].partitions))
+        if self._streams is not None:
+            names = [(group.name, name) for group in groups for name in group.topics]
+            queues = [queue for group, name in names for queue in _names_of(group, name, register.topics[name].partitions)]
+            await self._streams.make_records(queues)
         if any(group.name not in register.groups or set(group.topics) - set(register.groups[group.name].topics) for group in groups):
             await self._have_written()
 
@@ -423,10 +424,9 @@ class RabbitBroker:
 
     async def _record(self, group: str, *, within: float = 0.0) -> tuple[GroupRecord, Register]:
         """What is known of a group, as of now or, for who asks often, so many seconds ago."""
-        if within and self._monotonic() - self._known_at < within and group in self._known.groups:
-            return self._known.groups[group], self._known
-        register = self._known = await self._register.read()
-        self._known_at = self._monotonic()
+        if not within or self._monotonic() - self._known_at >= within or group not in self._known.groups:
+            self._known, self._known_at = await self._register.read(), self._monotonic()
+        register = self._known
         record = register.groups.get(group)
         if record is None:
             raise BrokerError(f"there is no group {group!r} on {self.name}; declare it first.")
@@ -499,7 +499,7 @@ class RabbitBroker:
         return [self._state(group, partition, *count) for partition, count in zip(queues, counts, strict=True)]
 
     async def _place_of(self, streams: RabbitStreams, group: str, partition: Partition, queue: str, *, taken: bool) -> PartitionState:
-        place, (first, head) = await asyncio.gather(streams.place(queue), streams.bounds(partition))
+        place, head = await asyncio.gather(streams.place(queue), streams.head(partition))
         mine = [s for s in self._subscriptions if s.group == group and isinstance(s, RabbitStreamSubscription)]
         known = next(((at, s.member) for s in mine if (at := s.committed(partition)) is not None), None)
         if known is None and place is None:
@@ -511,7 +511,7 @@ class RabbitBroker:
         else:
             committed, owner = Figure(known[0]), known[1]
         oldest = UNKNOWN
-        if (committed.value or 0) < head and (following := await streams.read(partition, max(committed.value or 0, first), 1)):
+        if (committed.value or 0) < head and (following := await streams.read(partition, committed.value or 0, 1)):
             envelope = following[0].envelope
             oldest = Figure(envelope.time, "estimated") if envelope is not None and envelope.time else UNKNOWN
         return PartitionState(partition=partition, committed=committed, head=Figure(head), oldest=oldest, owner=owner)

@@ -28,9 +28,13 @@ class StreamClaim(Claim):
         self.settled = -1
         self.written: int | None = None
         """Where the group stands as others are told."""
+        self.begun = False
+        """Whether this member has been told where to go on."""
         self.reading: Channel | None = None
         self.generation = 0
-        """How often reading was begun: what comes from before does not count."""
+        """Changes with the reading: what comes from before does not count."""
+        self.looking = 0
+        """How many gaps are looked at; nothing is handed out meanwhile."""
         self.taken = self.granted = 0
         """Messages of this reading that were handed out, and for how many of them others may come."""
 
@@ -62,7 +66,7 @@ class RabbitStreamSubscription(RabbitSubscription):
     def committed(self, partition: Partition) -> int | None:
         """Where the group stands in a partition, if it is this member's."""
         claim = self.claims.get(partition)
-        return claim.committed if isinstance(claim, StreamClaim) and claim.generation else None
+        return claim.committed if isinstance(claim, StreamClaim) and claim.begun else None
 
     # Claiming
 
@@ -90,6 +94,7 @@ class RabbitStreamSubscription(RabbitSubscription):
         mine = [claim for claim in claims if isinstance(claim, StreamClaim)]
         for claim in mine:
             claim.started = False
+            self._end_reading(claim)
         # Who claims it next goes on there.
         await self._tell(mine)
         await super()._let_go(claims)
@@ -107,7 +112,7 @@ class RabbitStreamSubscription(RabbitSubscription):
             await self._streams.put_place(self._queues[claim.partition], Place(position, self.member))
             claim.written = position
 
-        changed = [claim for claim in claims if claim.generation and claim.committed != claim.written]
+        changed = [claim for claim in claims if claim.begun and claim.committed != claim.written]
         for result in await asyncio.gather(*(tell(claim) for claim in changed), return_exceptions=True):
             if isinstance(result, MillstreamError):
                 log.warning("group %s cannot tell where it stands; what it has done may be delivered again: %s", self.group, result)
@@ -137,14 +142,15 @@ class RabbitStreamSubscription(RabbitSubscription):
         claim.waiting.clear()
         claim.back.clear()
         claim.hand.clear()
+        claim.mixed = False
         claim.settled = position - 1
+        claim.begun = True
         self._read_from(claim, position)
 
     def _read_from(self, claim: StreamClaim, position: int) -> None:
         self._end_reading(claim)
-        claim.generation += 1
         claim.next = position
-        claim.taken = claim.granted = 0
+        claim.taken = claim.granted = claim.looking = 0
         claim.started = True
         self._do(self._begin_reading(claim, claim.generation, position))
 
@@ -189,6 +195,7 @@ class RabbitStreamSubscription(RabbitSubscription):
         if position > claim.next:
             # RabbitMQ's own notes take positions, and so does what retention has removed.
             claim.started = False
+            claim.looking += 1
             self._do(self._look_at_gap(claim, generation, claim.next))
         claim.next = position + 1
         super()._came(claim, (Delivered(position, False, delivered.exchange, delivered.routing_key), header, body))
@@ -209,8 +216,10 @@ class RabbitStreamSubscription(RabbitSubscription):
                 )
             )
             return
-        claim.started = True
-        self._bell.set()
+        claim.looking -= 1
+        if not claim.looking:
+            claim.started = True
+            self._bell.set()
 
     def _hand_out(self, claim: Claim, items: list[Delivery], most: int) -> None:
         before = len(claim.waiting)
@@ -227,7 +236,8 @@ class RabbitStreamSubscription(RabbitSubscription):
 
     async def close(self) -> None:
         if self._telling is not None:
-            await asyncio.gather(self._telling, return_exceptions=True)
+            # Whoever leaves tells it once more.
+            self._telling.cancel()
         await super().close()
         for task in self._tasks:
             task.cancel()

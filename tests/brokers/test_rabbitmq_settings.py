@@ -42,6 +42,7 @@ def test_what_is_not_said_comes_from_the_environment_or_is_usual() -> None:
         ("rabbitmq://host?prefetched=1", "Did you mean prefetch"),
         ("rabbitmq://host?timeout=soon", "is no number"),
         ("rabbitmq://host?prefetch=0", "is no number"),
+        ("rabbitmq://host?streams=yes", "neither 0 nor 1"),
         ("rabbitmq://host?ca=x.pem", "rabbitmqs://"),
         ("rabbitmqs://host?ca=/nowhere/x.pem", "cannot be read"),
     ],

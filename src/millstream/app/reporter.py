@@ -44,7 +44,7 @@ from millstream.core.facts import (
 )
 from millstream.core.handler import Handler
 from millstream.core.observe import Kind, Outcomes
-from millstream.core.sampling import is_chosen
+from millstream.core.sampling import is_chosen, last_characters
 from millstream.core.store import Parked, Store
 
 log = logging.getLogger("millstream.facts")
@@ -136,11 +136,16 @@ class Reporter:
 
     def published(self, envelopes: Sequence[Envelope]) -> None:
         """Note what was published outside of handlers."""
-        told = [envelope for envelope in envelopes if not is_internal(envelope.topic)]
-        self._count += len(told)
-        one_in = self._published.one_in_for(len(told))
+        if any(map(is_internal, {envelope.topic for envelope in envelopes})):
+            envelopes = [envelope for envelope in envelopes if not is_internal(envelope.topic)]
+        self._count += len(envelopes)
+        one_in = self._published.one_in_for(len(envelopes))
+        if one_in > 1:
+            # A look that costs next to nothing leaves few that are looked at more closely.
+            ends = last_characters(one_in)
+            envelopes = [e for e in envelopes if (e.correlation or e.id)[-1:] in ends and is_chosen(e.correlation or e.id, one_in)]
         room = MOST_BUFFERED - len(self._events)
-        self._events += [published_fact(e) for e in told if one_in == 1 or is_chosen(e.correlation or e.id, one_in)][:room]
+        self._events += map(published_fact, envelopes[:room])
         self._wake.set()
 
     def tell(self, operation: Operation, status: Any, detail: str = "") -> None:

@@ -55,21 +55,21 @@ async def faststream_publish_from_many(run: Run) -> Figures:
 
 async def publish_from_one(run: Run) -> Figures:
     """Ours."""
-    return await ours.publish_from_one(url(), run.folder, run.count(10_000))
+    return await ours.publish_from_one(url(), run.folder, run.count(3_000))
 
 
 async def raw_publish_from_one(run: Run) -> Figures:
     """redis-py."""
     from benchmarks.brokers import redis_raw
 
-    return await redis_raw.publish_from_one(url(), run.count(10_000))
+    return await redis_raw.publish_from_one(url(), run.count(3_000))
 
 
 async def faststream_publish_from_one(run: Run) -> Figures:
     """FastStream."""
     from benchmarks.brokers import redis_faststream
 
-    return await redis_faststream.publish_from_one(url(), run.count(10_000))
+    return await redis_faststream.publish_from_one(url(), run.count(3_000))
 
 
 async def publish_batches(run: Run) -> Figures:

@@ -77,7 +77,11 @@ class WorkOutcomes:
         ends = last_characters(one_in)
         if self._all_handled():
             # Nearly always; and then nothing but this look is taken at the many.
-            works = [w for w in works if ((e := w.envelope) and (e.correlation or e.id)[-1:] in ends) or w.parked]
+            return [
+                self._outcome(w)
+                for w in works
+                if w.parked or ((e := w.envelope) and (c := e.correlation or e.id)[-1:] in ends and is_chosen(c, one_in))
+            ]
         return [self._outcome(work) for work in works if _is_wanted(work, one_in)]
 
     def _all_handled(self) -> bool:

@@ -39,6 +39,7 @@ SERVER = re.compile(r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbi
 _run_python = PythonEvaluator()
 
 
+@pytest.hookimpl(tryfirst=True)  # the groups are read in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what takes seconds, so that `make unit` can leave it out, and give it time on a busy machine."""
     for item in items:

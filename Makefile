@@ -50,7 +50,7 @@ browser:
 
 # Those that wait for real servers run beside the others.
 test: .venv/.ready console browser ## All tests, with real servers: those that this machine can have are installed and started
-	$(RUN)python -m tools.services run --if-possible -- $(RUN)pytest -n 3 --dist loadgroup $(ARGS)
+	$(RUN)python -m tools.services run --if-possible -- $(RUN)pytest -n 3 --dist loadscope $(ARGS)
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
 	$(RUN)pytest -m "not slow" tests $(ARGS)

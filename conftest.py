@@ -39,13 +39,23 @@ SERVER = re.compile(r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbi
 _run_python = PythonEvaluator()
 
 
-@pytest.hookimpl(tryfirst=True)  # the groups are read in the same hook
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes: one for each server at a time, and one for all that needs none."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            server = SERVER.search(nodeid)
+            return server[1] if server else "others"
+
+    return ByServer(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what takes seconds, so that `make unit` can leave it out, and give it time on a busy machine."""
     for item in items:
         name = item.path.relative_to(config.rootpath).as_posix()
-        server = SERVER.search(item.nodeid)
-        item.add_marker(pytest.mark.xdist_group(server[1] if server else "others"))
         if name.startswith(SLOW):
             item.add_marker("slow")
             if item.get_closest_marker("timeout") is None:

@@ -53,7 +53,7 @@ test: .venv/.ready console browser ## All tests, with real servers: those that t
 	$(RUN)python -m tools.services run --if-possible -- $(RUN)pytest -n 3 --dist loadscope $(ARGS)
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
-	$(RUN)pytest -m "not slow" tests $(ARGS)
+	$(RUN)pytest -m "not slow and not nightly" tests $(ARGS)
 
 screenshots: .venv/.ready console browser ## The pictures of the console in docs/images, taken anew
 	MILLSTREAM_SCREENSHOTS=docs/images $(RUN)pytest tests/console/browser/test_screenshots.py $(ARGS)
@@ -105,6 +105,6 @@ services-stop: .venv/.ready ## End them, and forget what they held
 	@$(RUN)python -m tools.services stop $(ONLY)
 
 brokers: .venv/.ready ## The brokers' tests on real servers, started and stopped for them: ONLY=kafka for one
-	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)pytest tests/brokers $(ARGS)
+	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)pytest -m "" tests/brokers $(ARGS)
 
 .PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench bench-brokers soak soak-brokers services services-stop brokers

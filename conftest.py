@@ -35,7 +35,9 @@ SLOW = (
     "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py",
 )  # fmt: skip
 #: Tests on a real server wait more than they work: `make test` runs those of one server one after another, beside all others.
-SERVER = re.compile(r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbitmq|aws|nats|redis)")
+SERVER = re.compile(
+    r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbitmq_stream|rabbitmq|aws\.py::Test(?:Moto|ElasticMq)|aws|nats|redis)"
+)
 _run_python = PythonEvaluator()
 
 

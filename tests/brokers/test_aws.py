@@ -56,6 +56,7 @@ class TestMotoBroker(TestMinistackBroker):
     test_closing_loses_nothing_that_was_acknowledged = test_nothing_is_lost_while_members_come_and_go
 
 
+@pytest.mark.nightly
 class TestStandardQueues(TestMinistackBroker):
     """Without order, and without the broker's own memory of what was published."""
 
@@ -95,6 +96,7 @@ class TestMinistackWorker(WorkerSuite):
         return SqliteStore(SqliteFile(self.folder / "store.db"))
 
 
+@pytest.mark.nightly
 class TestElasticMqWorker(TestMinistackWorker):
     """The same on the strict one."""
 
@@ -104,6 +106,7 @@ class TestElasticMqWorker(TestMinistackWorker):
         return AwsBroker(aws_url(self.variable, f"prefix={self.prefix}"), clients=WithoutSns)
 
 
+@pytest.mark.nightly
 class TestMotoWorker(TestMinistackWorker):
     """The same on the slow one."""
 

@@ -76,6 +76,7 @@ class TestRabbitStreamBroker(BrokerSuite):
         await self.reconnect()
 
 
+@pytest.mark.nightly
 class TestRabbitStreamWorker(WorkerSuite):
     """A service's store in an SQLite file, and streams of RabbitMQ between services."""
 

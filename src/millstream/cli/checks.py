@@ -32,6 +32,8 @@ FEW_FILES = 1024
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "fuse.glusterfs"))
 #: Variables that are not settings.
 OTHER_VARIABLES = frozenset((f"{PREFIX}WORKER", f"{PREFIX}LIFELINE", f"{PREFIX}SHOP"))
+#: Where the servers are that tests work on; no service reads these.
+TESTS = f"{PREFIX}TEST_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def _sqlite(version: str) -> Finding:
 def _variables() -> Iterator[Finding]:
     known = {f"{PREFIX}{name.upper()}" for name in FIELDS}
     for name in sorted(set(os.environ) - known - OTHER_VARIABLES):
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and not name.startswith(TESTS):
             near = difflib.get_close_matches(name, known, n=1)
             fix = f"Did you mean {near[0]}?" if near else f"Unset it: unset {name}"
             yield Finding("environment", "warning", f"{name} is no setting", fix)

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.brokers.rabbitmq_server import until
+from tests.brokers.words import until
 
 from millstream import App, Transaction, event
 from millstream.brokers.rabbitmq import RabbitBroker

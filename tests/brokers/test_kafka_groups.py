@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
-from tests.brokers.kafka_server import PATIENCE, declared, kafka_url, made, published, taken, unique, until
+from tests.brokers.kafka_server import kafka_url
 from tests.brokers.kafka_worker import Moved, worker
+from tests.brokers.words import PATIENCE, declared, made, published, taken, unique, until
 
 from millstream import App
 from millstream.brokers.kafka import KafkaBroker

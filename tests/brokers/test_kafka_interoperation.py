@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.brokers.kafka_server import PATIENCE, kafka_url, made, published, unique
+from tests.brokers.kafka_server import kafka_url
+from tests.brokers.words import PATIENCE, made, published, unique
 from tools.services.kafka import LIBS
 from tools.services.service import HOME
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.brokers.kafka_server import declared, kafka_url, made, published, taken, unique, until
+from tests.brokers.kafka_server import kafka_url
+from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.kafka import KafkaCluster
 
 from millstream.brokers.kafka import KafkaBroker

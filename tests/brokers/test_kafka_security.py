@@ -1,7 +1,8 @@
 """A listener that takes only TLS and a password: with both everything works, and without either the reason is told."""
 
 import pytest
-from tests.brokers.kafka_server import declared, kafka_url, made, published, taken
+from tests.brokers.kafka_server import kafka_url
+from tests.brokers.words import declared, made, published, taken
 
 from millstream.brokers.kafka import KafkaBroker
 from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError

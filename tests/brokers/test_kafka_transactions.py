@@ -6,7 +6,8 @@ from concurrent.futures import Future
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from tests.brokers.kafka_server import PATIENCE, declared, kafka_url, made, published, taken, unique, until
+from tests.brokers.kafka_server import kafka_url
+from tests.brokers.words import PATIENCE, declared, made, published, taken, unique, until
 
 from millstream.brokers.kafka import KafkaBroker
 from millstream.brokers.kafka_settings import settings_of

@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.brokers.nats_server import declared, made, nats_url, published, taken, tidied, unique, until
+from tests.brokers.nats_server import nats_url, tidied
 from tests.brokers.nats_worker import Moved, worker
+from tests.brokers.words import declared, made, published, taken, unique, until
 
 from millstream import App
 from millstream.brokers.nats import NatsBroker

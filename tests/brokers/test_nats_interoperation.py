@@ -8,7 +8,8 @@ from pathlib import Path
 import nats
 import pytest
 from nats.js import JetStreamContext
-from tests.brokers.nats_server import made, nats_url, tidied, unique
+from tests.brokers.nats_server import nats_url, tidied
+from tests.brokers.words import made, unique
 
 from millstream import App, Context, event
 from millstream.brokers.nats import NatsBroker

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.brokers.nats_server import declared, made, nats_url, published, taken, until
+from tests.brokers.nats_server import nats_url
+from tests.brokers.words import declared, made, published, taken, until
 from tools.services.nats import NatsServer
 from tools.services.service import free_port
 

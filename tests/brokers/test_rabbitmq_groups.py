@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from tests.brokers.rabbitmq_server import declared, made, published, rabbitmq_url, taken, tidied, until
+from tests.brokers.rabbitmq_server import rabbitmq_url, tidied
+from tests.brokers.words import declared, made, published, taken, until
 
 from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription

@@ -8,7 +8,8 @@ from typing import Any
 
 import pika
 import pytest
-from tests.brokers.rabbitmq_server import declared, made, published, rabbitmq_url, taken, tidied, unique, until
+from tests.brokers.rabbitmq_server import rabbitmq_url, tidied
+from tests.brokers.words import declared, made, published, taken, unique, until
 
 from millstream import App, Context, event
 from millstream.brokers.rabbitmq import RabbitBroker, queue_of

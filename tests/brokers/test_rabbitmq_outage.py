@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.brokers.rabbitmq_server import declared, made, published, rabbitmq_url, taken, unique, until
+from tests.brokers.rabbitmq_server import rabbitmq_url
 from tests.brokers.rabbitmq_worker import Moved, handled, handled_once_in_order, worker
+from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.rabbitmq import RabbitServer
 
 from millstream.brokers.rabbitmq import RabbitBroker

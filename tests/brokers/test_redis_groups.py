@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.brokers.redis_server import declared, made, published, redis_url, taken, unique, until
+from tests.brokers.redis_server import redis_url
+from tests.brokers.words import declared, made, published, taken, unique, until
 
 from millstream.brokers.redis import RedisBroker
 from millstream.contracts.errors import BrokerError, FencedError, PositionLostError

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.brokers.redis_server import declared, made, published, redis_url, taken, unique, until
+from tests.brokers.redis_server import redis_url
+from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.redis import RedisServer
 
 from millstream import App, Context, event

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.brokers.redis_server import declared, made, published, redis_url, taken, unique, until
+from tests.brokers.redis_server import redis_url
 from tests.brokers.redis_worker import Moved, worker
+from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.redis import RedisServer
 
 from millstream import App

@@ -76,9 +76,14 @@ async def start() -> AsyncIterator[Callable[..., Any]]:
     running: list[Running] = []
 
     async def start(*tokens: str) -> Running:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "millstream", *tokens, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )  # fmt: skip
+        # Under `nohup`, say, this process ignores hang-ups, and those that it starts would too.
+        hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "millstream", *tokens, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+        finally:
+            signal.signal(signal.SIGHUP, hang_up)
         one = Running(process)
         assert process.stdout is not None
         assert process.stderr is not None

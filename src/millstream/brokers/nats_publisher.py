@@ -10,6 +10,7 @@ import msgspec
 from millstream.brokers.nats_connection import NO_RESPONDERS, Connection, packet, status
 from millstream.brokers.nats_jetstream import UNAVAILABLE, Acknowledged
 from millstream.brokers.nats_settings import NatsSettings
+from millstream.brokers.publish_call import PublishCall
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError
 
 #: Messages that may be under way without an acknowledgement.
@@ -22,7 +23,6 @@ BACK_OFF = (0.05, 1.0)
 AGAIN = 0.1
 #: Seconds after which a message without an answer is published again, on a new connection.
 STALL = 5.0
-_UNKNOWN = BrokerError("nobody has said yet what became of it")
 
 
 class Outgoing:
@@ -37,26 +37,7 @@ class Outgoing:
         self.body = body
         self.order = 0
         self.index = 0
-        self.call: _Call | None = None
-
-
-class _Call:
-    """The messages of one call, and what became of them."""
-
-    __slots__ = ("began", "finished", "missing", "results")
-
-    def __init__(self, size: int, began: float) -> None:
-        self.began = began
-        self.missing = size
-        self.results: list[MillstreamError | None] = [_UNKNOWN] * size
-        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def settle(self, index: int, result: MillstreamError | None) -> None:
-        if self.results[index] is _UNKNOWN:
-            self.results[index] = result
-            self.missing -= 1
-            if not self.missing and not self.finished.done():
-                self.finished.set_result(None)
+        self.call: PublishCall | None = None
 
 
 class NatsPublisher:
@@ -81,7 +62,7 @@ class NatsPublisher:
         self._retrying = False
         self._next = 1
         self._order = 0
-        self._calls: dict[_Call, None] = {}
+        self._calls: dict[PublishCall, None] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._soon = False
         self._problem = ""
@@ -93,7 +74,7 @@ class NatsPublisher:
         """One answer for each: None once its stream has it."""
         if not messages:
             return ()
-        call = _Call(len(messages), self._loop.time())
+        call = PublishCall(len(messages), self._loop.time())
         self._calls[call] = None
         for index, message in enumerate(messages):
             message.index, message.call = index, call
@@ -286,15 +267,12 @@ class NatsPublisher:
             if now - call.began < self._settings.timeout:
                 break
             why = f" ({self._problem})" if self._problem else ""
-            for index, result in enumerate(call.results):
-                if result is _UNKNOWN:
-                    call.settle(
-                        index,
-                        BrokerUnavailableError(
-                            f"not acknowledged by {self._settings.name} within {self._settings.timeout:g} s{why}. It may be stored all the "
-                            "same: publish it again, under the same id."
-                        ),
-                    )
+            call.give_up(
+                BrokerUnavailableError(
+                    f"not acknowledged by {self._settings.name} within {self._settings.timeout:g} s{why}. It may be stored all the "
+                    "same: publish it again, under the same id."
+                )
+            )
             self._calls.pop(call, None)
         self._renew_stalled(now)
         if self._refused and not self._flight:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from millstream.brokers.member_receiving import MemberReceiving
 from millstream.brokers.nats_connection import Connection, status
 from millstream.brokers.nats_jetstream import API, JetStream, StreamInfo
 from millstream.brokers.nats_names import ROOT, escaped, stream_of
@@ -18,7 +19,7 @@ from millstream.brokers.nats_settings import NatsSettings
 from millstream.brokers.nats_wire import NatsReader
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, PositionLostError
-from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
+from millstream.core.broker import Assigned, Delivery, Lost, Partition, Revoked
 
 log = logging.getLogger("millstream.nats")
 
@@ -89,7 +90,7 @@ class Claim:
         self.size = 0.0
 
 
-class NatsSubscription:
+class NatsSubscription(MemberReceiving):
     """One member of a group; see `core.broker.Subscription`."""
 
     def __init__(
@@ -103,6 +104,7 @@ class NatsSubscription:
         closed: Callable[["NatsSubscription"], None],
         monotonic: Callable[[], float],
     ) -> None:
+        super().__init__()
         self.group = group
         self.member = member
         self.claims: dict[Partition, Claim] = {}
@@ -117,9 +119,6 @@ class NatsSubscription:
         self._jetstream = JetStream(settings.name, self._connected)
         self._register = NatsRegister(self._jetstream, settings.name)
         self._connection: Connection | None = None
-        self._notices: deque[Received] = deque()
-        self._failure: MillstreamError | None = None
-        self._bell = asyncio.Event()
         self._kick = asyncio.Event()
         self._turn: deque[Claim] = deque()
         self._giving: list[Claim] = []
@@ -130,7 +129,6 @@ class NatsSubscription:
         self._committing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
-        self._over = False
 
     async def begin(self) -> None:
         """Join: be counted, and start claiming partitions."""
@@ -334,15 +332,6 @@ class NatsSubscription:
                     return
             claim.revision, claim.written = revision, position
 
-    def _notify(self, notice: Received) -> None:
-        self._notices.append(notice)
-        self._bell.set()
-
-    def _fail(self, error: MillstreamError) -> None:
-        if self._failure is None and not self._over:
-            self._failure = error
-        self._bell.set()
-
     def _start(self, work: Awaitable[None]) -> None:
         async def run() -> None:
             try:
@@ -480,24 +469,6 @@ class NatsSubscription:
         claim.subscription, claim.consumer = 0, ""
 
     # core.broker.Subscription
-
-    async def receive(self, most: int, wait: float) -> Received:
-        # Whoever asks again and again must let others run, the connection above all.
-        await asyncio.sleep(0)
-        items = self._next(most)
-        if not items and not self._notices and self._failure is None and wait > 0:
-            self._bell.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._bell.wait()
-            items = self._next(most)
-        if items:
-            return Deliveries(items)
-        if self._notices:
-            return self._notices.popleft()
-        if self._failure is not None:
-            raise self._failure
-        return Deliveries(())
 
     def _next(self, most: int) -> list[Delivery]:
         items: list[Delivery] = []

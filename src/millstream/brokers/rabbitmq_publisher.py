@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from millstream.brokers import rabbitmq_amqp as amqp
+from millstream.brokers.publish_call import PublishCall
 from millstream.brokers.rabbitmq_connection import NOT_FOUND, Channel, Connection, RefusedError
 from millstream.brokers.rabbitmq_settings import RabbitSettings
-from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError
+from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError, MillstreamError
 
 log = logging.getLogger("millstream.rabbitmq")
 
@@ -24,7 +25,6 @@ AGAIN = 0.1
 #: Seconds after which a message without an answer is published again on a new channel: a queue that was not there yet when
 #: a server came back can leave a channel without any answer for ever.
 STALL = 3.0
-_UNKNOWN = BrokerError("nobody has said yet what became of it")
 
 
 class Outgoing:
@@ -39,7 +39,7 @@ class Outgoing:
         self._content = content
         self.order = 0
         self.index = 0
-        self.call: _Call | None = None
+        self.call: PublishCall | None = None
 
     def frames(self, channel: int, frame_max: int) -> bytes:
         """It, as bytes for a channel."""
@@ -47,25 +47,6 @@ class Outgoing:
         return amqp.publish_method(channel, self.exchange, self.route, mandatory=self.mandatory) + amqp.content(
             channel, content_type, headers, body, frame_max=frame_max
         )
-
-
-class _Call:
-    """The messages of one call, and what became of them."""
-
-    __slots__ = ("began", "finished", "missing", "results")
-
-    def __init__(self, size: int, began: float) -> None:
-        self.began = began
-        self.missing = size
-        self.results: list[MillstreamError | None] = [_UNKNOWN] * size
-        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def settle(self, index: int, result: MillstreamError | None) -> None:
-        if self.results[index] is _UNKNOWN:
-            self.results[index] = result
-            self.missing -= 1
-            if not self.missing and not self.finished.done():
-                self.finished.set_result(None)
 
 
 class RabbitPublisher:
@@ -90,7 +71,7 @@ class RabbitPublisher:
         self._first = self._next = 1
         """Numbers that the server counts by, on this channel."""
         self._order = 0
-        self._calls: dict[_Call, None] = {}
+        self._calls: dict[PublishCall, None] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._unread: set[str] = set()
         self._returned: dict[tuple[str, str], int] = {}
@@ -105,7 +86,7 @@ class RabbitPublisher:
         """One answer for each: None once the server has confirmed it."""
         if not messages:
             return ()
-        call = _Call(len(messages), self._loop.time())
+        call = PublishCall(len(messages), self._loop.time())
         self._calls[call] = None
         for index, message in enumerate(messages):
             message.index, message.call = index, call
@@ -294,15 +275,12 @@ class RabbitPublisher:
                 break
             blocked = self._channel.connection.blocked if self._channel is not None else ""
             why = f" ({blocked or self._problem})" if blocked or self._problem else ""
-            for index, result in enumerate(call.results):
-                if result is _UNKNOWN:
-                    call.settle(
-                        index,
-                        BrokerUnavailableError(
-                            f"not confirmed by {self._settings.name} within {self._settings.timeout:g} s{why}. It may be stored all the "
-                            "same: publish it again, under the same id."
-                        ),
-                    )
+            call.give_up(
+                BrokerUnavailableError(
+                    f"not confirmed by {self._settings.name} within {self._settings.timeout:g} s{why}. It may be stored all the "
+                    "same: publish it again, under the same id."
+                )
+            )
             self._calls.pop(call, None)
             for exchange, _ in self._returned:
                 self._gone(exchange)

@@ -11,12 +11,13 @@ from typing import Any
 
 from msgspec import structs
 
+from millstream.brokers.member_receiving import MemberReceiving
 from millstream.brokers.rabbitmq_amqp import Delivered
 from millstream.brokers.rabbitmq_connection import LOCKED, NOT_FOUND, Channel, Connection, RefusedError
 from millstream.brokers.rabbitmq_wire import RabbitReader
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError
-from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
+from millstream.core.broker import Assigned, Delivery, Lost, Partition, Revoked
 
 log = logging.getLogger("millstream.rabbitmq")
 
@@ -71,7 +72,7 @@ class Claim:
             self.channel.ack(upto, multiple=True)
 
 
-class RabbitSubscription:
+class RabbitSubscription(MemberReceiving):
     """One member of a group; see `core.broker.Subscription`."""
 
     def __init__(
@@ -87,6 +88,7 @@ class RabbitSubscription:
         monotonic: Callable[[], float],
         micros: Callable[[], int],
     ) -> None:
+        super().__init__()
         self.group = group
         self.member = member
         self.claims: dict[Partition, Claim] = {}
@@ -97,9 +99,6 @@ class RabbitSubscription:
         self._closed = closed
         self._monotonic = monotonic
         self._micros = micros
-        self._notices: deque[Received] = deque()
-        self._failure: MillstreamError | None = None
-        self._bell = asyncio.Event()
         self._kick = asyncio.Event()
         self._bytes = 0
         self._asking = 0
@@ -107,7 +106,6 @@ class RabbitSubscription:
         self._turn: deque[Claim] = deque()
         self._presence: Channel | None = None
         self._sharing: asyncio.Task[None] | None = None
-        self._over = False
 
     async def begin(self) -> None:
         """Join: be counted, and start claiming queues."""
@@ -295,34 +293,7 @@ class RabbitSubscription:
             if self._bytes > MOST_BYTES and not self._asking:
                 self._connection.hold(held=True)
 
-    def _notify(self, notice: Received) -> None:
-        self._notices.append(notice)
-        self._bell.set()
-
-    def _fail(self, error: MillstreamError) -> None:
-        if self._failure is None and not self._over:
-            self._failure = error
-        self._bell.set()
-
     # core.broker.Subscription
-
-    async def receive(self, most: int, wait: float) -> Received:
-        # Whoever asks again and again must let others run, the connection above all.
-        await asyncio.sleep(0)
-        items = self._next(most)
-        if not items and not self._notices and self._failure is None and wait > 0:
-            self._bell.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._bell.wait()
-            items = self._next(most)
-        if items:
-            return Deliveries(items)
-        if self._notices:
-            return self._notices.popleft()
-        if self._failure is not None:
-            raise self._failure
-        return Deliveries(())
 
     def _next(self, most: int) -> list[Delivery]:
         items: list[Delivery] = []

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
+from millstream.brokers.member_receiving import MemberReceiving
 from millstream.brokers.redis_connection import SILENCE, Argument, Connection
 from millstream.brokers.redis_control import RedisControl
 from millstream.brokers.redis_names import GROUPS, PLAIN, claims_of, entries_before, id_before, members_of, position_of, stream_of
@@ -18,7 +19,7 @@ from millstream.brokers.redis_survey import Stand
 from millstream.brokers.redis_wire import Entry, RedisReader
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, FencedError, MillstreamError, PositionLostError
-from millstream.core.broker import Assigned, Deliveries, Delivery, Lost, Partition, Received, Revoked
+from millstream.core.broker import Assigned, Delivery, Lost, Partition, Revoked
 
 log = logging.getLogger("millstream.redis")
 
@@ -74,7 +75,7 @@ class Claim:
         return len(self.waiting) <= self.wanted // 2
 
 
-class RedisSubscription:
+class RedisSubscription(MemberReceiving):
     """One member of a group; see `core.broker.Subscription`."""
 
     def __init__(
@@ -88,6 +89,7 @@ class RedisSubscription:
         closed: Callable[["RedisSubscription"], None],
         monotonic: Callable[[], float],
     ) -> None:
+        super().__init__()
         self.group = group
         self.member = member
         self.claims: dict[Partition, Claim] = {}
@@ -104,9 +106,6 @@ class RedisSubscription:
         """Whose streams the server is asked for now."""
         self._client = 0
         self._unblocking = False
-        self._notices: deque[Received] = deque()
-        self._failure: MillstreamError | None = None
-        self._bell = asyncio.Event()
         self._kick = asyncio.Event()
         self._read_kick = asyncio.Event()
         self._turn: deque[Claim] = deque()
@@ -117,7 +116,6 @@ class RedisSubscription:
         self._gone_since: float | None = None
         self._committing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._over = False
 
     async def begin(self) -> None:
         """Join: be counted, and start claiming partitions."""
@@ -237,15 +235,6 @@ class RedisSubscription:
             elif claim.stream.encode() in lost:
                 self._lose(claim)
 
-    def _notify(self, notice: Received) -> None:
-        self._notices.append(notice)
-        self._bell.set()
-
-    def _fail(self, error: MillstreamError) -> None:
-        if self._failure is None and not self._over:
-            self._failure = error
-        self._bell.set()
-
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
             try:
@@ -349,24 +338,6 @@ class RedisSubscription:
             self._unblocking = False
 
     # core.broker.Subscription
-
-    async def receive(self, most: int, wait: float) -> Received:
-        # Whoever asks again and again must let others run, the connection above all.
-        await asyncio.sleep(0)
-        items = self._next(most)
-        if not items and not self._notices and self._failure is None and wait > 0:
-            self._bell.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._bell.wait()
-            items = self._next(most)
-        if items:
-            return Deliveries(items)
-        if self._notices:
-            return self._notices.popleft()
-        if self._failure is not None:
-            raise self._failure
-        return Deliveries(())
 
     def _next(self, most: int) -> list[Delivery]:
         items: list[Delivery] = []

@@ -48,20 +48,27 @@ export interface Colours {
 
 /** Counts what came in the last second. */
 export class Meter {
-  private readonly seen: [at: number, count: number][] = [];
+  private readonly times: number[] = [];
+  private readonly counts: number[] = [];
+  private sum = 0;
 
   add(at: number, count: number): void {
-    this.seen.push([at, count]);
+    this.times.push(at);
+    this.counts.push(count);
+    this.sum += count;
     this.drop(at);
   }
 
   perSecond(at: number): number {
     this.drop(at);
-    return this.seen.reduce((sum, [, count]) => sum + count, 0);
+    return this.sum;
   }
 
   private drop(at: number): void {
-    while (this.seen.length && (this.seen[0] as [number, number])[0] < at - 1000) this.seen.shift();
+    while ((this.times[0] ?? at) < at - 1000) {
+      this.times.shift();
+      this.sum -= this.counts.shift() ?? 0;
+    }
   }
 }
 

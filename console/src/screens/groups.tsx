@@ -145,7 +145,7 @@ function Row({ group }: { group: Group }) {
         {group.lag === 0 ? <span class="faint">nothing</span> : duration(group.age)}
       </Cell>
       <td style={{ width: "88px" }} data-label="Trend">
-        <Spark values={pastOf(group.name)?.lag.slice(-90) ?? []} />
+        <Spark values={pastOf(group.name, 90)?.lag ?? []} />
       </td>
       <Cell label="Handled" num>
         {rate(group.handled_per_second)}

@@ -1,20 +1,20 @@
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 
 import type { FlowMap } from "../base/api";
 import { useQuery } from "../base/query";
 import { Skeleton } from "../ui/states";
 import { DotLayer } from "./dot_layer";
 import { Dots } from "./dots";
-import { graphOf, TOO_MANY } from "./model";
+import { TOO_MANY } from "./model";
 import { Definitions, Picture } from "./picture";
-import { useLayout } from "./use_layout";
+import { useGraph, useLayout } from "./use_layout";
 import type { View } from "./viewport";
 
 /** The map as a picture on another page, with its dots; it leads to the map. */
 export function MiniMap() {
   const found = useQuery<FlowMap>("/api/map?window=60", 3);
   const level = (found.data?.nodes.length ?? 0) > TOO_MANY ? "services" : "handlers";
-  const graph = useMemo(() => (found.data ? graphOf(found.data, level) : undefined), [found.data, level]);
+  const graph = useGraph(found.data, level, false);
   const { layout } = useLayout(graph, "LR");
   const place = useRef<HTMLDivElement>(null);
   const view = useRef<View>({ x: 0, y: 0, scale: 1 });

@@ -28,6 +28,8 @@ export interface Graph {
   edges: Edge[];
   services: Service[];
   window: number;
+  /** What the layout depends on: as long as it is the same, nothing moves. */
+  shape: string;
   /** It shows how it was: nothing is known of the health of groups then. */
   past: boolean;
   /** What each producer publishes and each handler handles in a second; without those of which nothing was seen. */
@@ -63,21 +65,42 @@ function sizeOf(kind: NodeKind, label: string): { width: number; height: number 
   }
 }
 
-export function graphOf(map: FlowMap, level: Level, past = false): Graph {
+/** What is as it was in the graph `before` is taken from there: names and sizes are not made anew with all numbers. */
+export function graphOf(map: FlowMap, level: Level, past = false, before?: Graph): Graph {
   const alive = new Map(map.services.map((service) => [service.name, service.alive]));
   const shown = level === "services" ? folded(map) : map;
-  const nodes = shown.nodes.map((node): Node => {
+  const nodes = shown.nodes.map((node, index): Node => {
     const kind: NodeKind = node.id.startsWith("service:") ? "service" : node.kind;
-    return { id: node.id, kind, label: node.label, service: node.service, ...sizeOf(kind, node.label), node, alive: node.service === null || (alive.get(node.service) ?? false) };
+    const old = before?.nodes[index];
+    const { id, label, service, width, height } =
+      old && old.id === node.id && old.kind === kind && old.label === node.label && old.service === node.service ? old : { ...node, ...sizeOf(kind, node.label) };
+    return { id, kind, label, service, width, height, node, alive: service === null || (alive.get(service) ?? false) };
   });
   const known = new Set(nodes.map((node) => node.id));
   const edges = shown.edges
     .filter((edge) => known.has(edge.from) && known.has(edge.to) && edge.from !== edge.to)
-    .map((edge): Edge => ({ id: edgeId(edge.from, edge.to), from: edge.from, to: edge.to, edge }));
+    .map((edge, index): Edge => {
+      const old = before?.edges[index];
+      const { id, from, to } = old && old.from === edge.from && old.to === edge.to ? old : { id: edgeId(edge.from, edge.to), from: edge.from, to: edge.to };
+      return { id, from, to, edge };
+    });
   nodes.sort((a, b) => (a.id < b.id ? -1 : 1));
   edges.sort((a, b) => (a.id < b.id ? -1 : 1));
+  const shape = before && hasShapeOf(before, nodes, edges) ? before.shape : signature(nodes, edges);
   const late = new Set(nodes.filter((node) => (node.node.health?.severity ?? 0) >= SERIOUS).map((node) => node.id));
-  return { nodes, edges, services: map.services, window: map.span, past, rates: ratesOf(nodes, edges), late };
+  return { nodes, edges, services: map.services, window: map.span, shape, past, rates: ratesOf(nodes, edges), late };
+}
+
+function hasShapeOf(before: Graph, nodes: Node[], edges: Edge[]): boolean {
+  const sameNode = (node: Node, index: number) => {
+    const old = before.nodes[index];
+    return old?.id === node.id && old.width === node.width && old.service === node.service;
+  };
+  return nodes.length === before.nodes.length && edges.length === before.edges.length && nodes.every(sameNode) && edges.every((edge, index) => edge.id === before.edges[index]?.id);
+}
+
+function signature(nodes: Node[], edges: Edge[]): string {
+  return `${nodes.map((node) => `${node.id} ${node.width} ${node.service ?? ""}`).join("\n")}\n${edges.map((edge) => edge.id).join("\n")}`;
 }
 
 function ratesOf(nodes: Node[], edges: Edge[]): Map<string, number> {
@@ -146,11 +169,6 @@ export function placeOf(id: string, map: FlowMap, level: Level): string {
   if (level === "handlers") return id;
   const service = map.nodes.find((node) => node.id === id)?.service;
   return service ? `service:${service}` : id;
-}
-
-/** What the layout depends on: as long as it is the same, nothing moves. */
-export function signature(graph: Graph): string {
-  return `${graph.nodes.map((node) => `${node.id} ${node.width} ${node.service ?? ""}`).join("\n")}\n${graph.edges.map((edge) => edge.id).join("\n")}`;
 }
 
 /** Everything within so many hops of a node. */

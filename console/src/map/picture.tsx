@@ -1,7 +1,7 @@
 import { useMemo } from "preact/hooks";
 
 import { count, duration, rate } from "../base/format";
-import { ofFate, ofGroup } from "../base/health";
+import { type Look, ofFate, ofGroup } from "../base/health";
 import { beginning, line } from "../base/inert";
 import { GlyphShape } from "../ui/glyph";
 import type { Box, Frame, Layout } from "./layout";
@@ -10,6 +10,7 @@ import { memo } from "./memo";
 import { type Edge, type Graph, lookOf, meanOf, type Node, widthOf } from "./model";
 import { inTurn } from "./turns";
 import type { Walk } from "./walk";
+import { Book, EdgeWords, NodeWords } from "./words";
 
 export interface Picturing {
   graph: Graph;
@@ -26,8 +27,10 @@ export interface Picturing {
 const PART = 8;
 
 /** What is drawn in parts, and what is the same for all of them. */
-interface Part<T> {
-  of: T[];
+interface Part<W> {
+  /** Which nodes or edges of the graph. */
+  of: number[];
+  words: Book<W>;
   graph: Graph;
   layout: Layout;
   selected: string | null;
@@ -42,6 +45,8 @@ export const Picture = memo(Drawing, 1);
 
 function Drawing({ graph, layout, selected, lit, walk, played }: Picturing) {
   const shown = useMemo(() => (walk && played !== null ? new Set(walk.steps.slice(0, played).map((step) => step.edge)) : null), [walk, played]);
+  const edges = useMemo(() => ({ parts: partsOf([...graph.edges.keys()]), words: new Book(EdgeWords) }), [graph.shape]);
+  const nodes = useMemo(() => ({ parts: partsOf(inFlow(graph, layout)), words: new Book(NodeWords) }), [graph.shape, layout]);
   const same = { graph, layout, selected, lit, walk, shown };
   return (
     <>
@@ -51,13 +56,13 @@ function Drawing({ graph, layout, selected, lit, walk, played }: Picturing) {
         ))}
       </g>
       <g class="edges">
-        {partsOf(graph.edges).map((of, number) => (
-          <Edges key={number} of={of} {...same} />
+        {edges.parts.map((of, number) => (
+          <Edges key={number} of={of} words={edges.words} {...same} />
         ))}
       </g>
       <g class="nodes">
-        {partsOf(inFlow(graph, layout)).map((of, number) => (
-          <Nodes key={number} of={of} {...same} />
+        {nodes.parts.map((of, number) => (
+          <Nodes key={number} of={of} words={nodes.words} {...same} />
         ))}
       </g>
     </>
@@ -69,17 +74,56 @@ function partsOf<T>(all: T[]): T[][] {
 }
 
 /** Whether more than numbers has changed: what somebody has asked to see comes at once. */
-function asked<T>(a: Part<T>, b: Part<T>): boolean {
+function asked<W>(a: Part<W>, b: Part<W>): boolean {
   return a.layout !== b.layout || a.selected !== b.selected || a.lit !== b.lit || (a.walk === null) !== (b.walk === null) || a.shown !== b.shown;
 }
 
-const Edges = inTurn(SomeEdges, asked);
-const Nodes = inTurn(SomeNodes, asked);
+/** Write what is new on shapes that look as they did. Most answers change nothing else, and Preact would compare all of them. */
+function writing<W>(looksAs: (index: number, drawn: Graph, now: Graph) => boolean, write: (index: number, part: Part<W>) => void): (drawn: Part<W>, now: Part<W>) => boolean {
+  return (drawn, now) => {
+    if (asked(drawn, now) || drawn.of !== now.of || drawn.words !== now.words || drawn.walk !== now.walk) return false;
+    for (const index of now.of) {
+      if (!looksAs(index, drawn.graph, now.graph)) return false;
+      write(index, now);
+    }
+    return true;
+  };
+}
 
-function SomeEdges({ of, graph, layout, selected, lit, walk, shown }: Part<Edge>) {
+const Edges = inTurn(SomeEdges, asked, writing(edgeLooksAs, writeEdge));
+const Nodes = inTurn(SomeNodes, asked, writing(nodeLooksAs, writeNode));
+
+function isBehind(edge: Edge, graph: Graph): boolean {
+  return edge.from.startsWith("event:") && graph.late.has(edge.to);
+}
+
+function edgeLooksAs(index: number, drawn: Graph, now: Graph): boolean {
+  const [a, b] = [drawn.edges[index], now.edges[index]];
+  return (
+    a !== undefined &&
+    b !== undefined &&
+    lookOf(a.edge, drawn.window) === lookOf(b.edge, now.window) &&
+    widthOf(a.edge) === widthOf(b.edge) &&
+    a.edge.observed === b.edge.observed &&
+    a.edge.failed > 0 === b.edge.failed > 0 &&
+    isBehind(a, drawn) === isBehind(b, now)
+  );
+}
+
+function writeEdge(index: number, { graph, words }: Part<EdgeWords>): EdgeWords {
+  const edge = graph.edges[index] as Edge;
+  const mine = words.of(edge.id);
+  mine.pace.write(edge.edge.observed ? rate(edge.edge.rate) : "");
+  mine.label.write(labelOf(edge, graph.window));
+  return mine;
+}
+
+function SomeEdges(part: Part<EdgeWords>) {
+  const { of, graph, layout, selected, lit, walk, shown } = part;
   return (
     <>
-      {of.map((edge) => {
+      {of.map((index) => {
+        const edge = graph.edges[index] as Edge;
         const points = layout.edges[edge.id];
         if (!points?.length) return null;
         const numbers = walk?.numbers.get(edge.id);
@@ -94,9 +138,9 @@ function SomeEdges({ of, graph, layout, selected, lit, walk, shown }: Part<Edge>
             middle={between(points)}
             look={lookOf(edge.edge, graph.window)}
             width={widthOf(edge.edge)}
-            pace={edge.edge.observed ? rate(edge.edge.rate) : ""}
-            label={labelOf(edge, graph.window)}
-            behind={edge.from.startsWith("event:") && graph.late.has(edge.to)}
+            words={writeEdge(index, part)}
+            observed={edge.edge.observed}
+            behind={isBehind(edge, graph)}
             failed={edge.edge.failed > 0}
             selected={selected === edge.id}
             faded={faded}
@@ -110,31 +154,55 @@ function SomeEdges({ of, graph, layout, selected, lit, walk, shown }: Part<Edge>
   );
 }
 
-function SomeNodes({ of, graph, layout, selected, lit, walk }: Part<Node>) {
+function nodeLooksAs(index: number, drawn: Graph, now: Graph): boolean {
+  const [a, b] = [drawn.nodes[index], now.nodes[index]];
+  return (
+    a !== undefined &&
+    b !== undefined &&
+    drawn.past === now.past &&
+    a.label === b.label &&
+    a.alive === b.alive &&
+    a.node.version === b.node.version &&
+    a.node.health?.state === b.node.health?.state &&
+    a.node.dead === b.node.dead
+  );
+}
+
+function writeNode(index: number, { graph, words, walk }: Part<NodeWords>): NodeWords {
+  const node = graph.nodes[index] as Node;
+  const mine = words.of(node.id);
+  const pace = node.kind === "event" || !graph.rates.has(node.id) ? "" : rate(graph.rates.get(node.id));
+  const waiting = waitingOf(node);
+  mine.pace.write(pace);
+  mine.waiting.write(waiting);
+  mine.name.write(nameOf(node, writtenOn(node, wordOf(node, endOf(node, walk), graph), pace, waiting)));
+  return mine;
+}
+
+function SomeNodes(part: Part<NodeWords>) {
+  const { of, graph, layout, selected, lit, walk } = part;
   return (
     <>
-      {of.map((node) => {
+      {of.map((index) => {
+        const node = graph.nodes[index] as Node;
         const box = layout.nodes[node.id];
         if (!box) return null;
-        const end = walk?.ends.get(node.id);
+        const end = endOf(node, walk);
         return (
           <NodeShape
             key={node.id}
             id={node.id}
             kind={node.kind}
-            label={node.label}
+            short={shortOf(node)}
             alive={node.alive}
             box={box}
             version={node.node.version ?? null}
-            state={node.node.health?.state ?? null}
-            unknown={graph.past ? "" : "No position yet"}
-            pace={node.kind === "event" || !graph.rates.has(node.id) ? "" : rate(graph.rates.get(node.id))}
-            waiting={waitingOf(node)}
-            dead={node.node.dead ?? 0}
-            node={node}
+            look={lookOfNode(node, end)}
+            word={wordOf(node, end, graph)}
+            many={manyOf(node)}
+            words={writeNode(index, part)}
             selected={selected === node.id}
             faded={walk ? !walk.nodes.has(node.id) : lit !== null && !lit.has(node.id)}
-            end={end && end !== "handled" ? end : null}
           />
         );
       })}
@@ -142,10 +210,47 @@ function SomeNodes({ of, graph, layout, selected, lit, walk }: Part<Node>) {
   );
 }
 
-/** Nodes in the order of flow, which is the order in which the keyboard goes through them. */
-export function inFlow(graph: Graph, layout: Layout): Node[] {
+type End = ReturnType<Walk["ends"]["get"]>;
+
+/** How a walk has ended at a node, where that is worth a word. */
+function endOf(node: Node, walk: Walk | null): End {
+  const end = walk?.ends.get(node.id);
+  return end === "handled" ? undefined : end;
+}
+
+function lookOfNode(node: Node, end: End): Look | null {
+  return end ? ofFate(end) : node.node.health ? ofGroup(node.node.health.state) : null;
+}
+
+function wordOf(node: Node, end: End, graph: Graph): string {
+  return lookOfNode(node, end)?.word ?? (graph.past ? "" : "No position yet");
+}
+
+function shortOf(node: Node): string {
+  return beginning(line(node.label), 27);
+}
+
+function manyOf({ node: { dead } }: Node): string {
+  return dead ? (dead > 999 ? "1k+" : String(dead)) : "";
+}
+
+/** All that is written on a node; what a view from farther away leaves out comes last. */
+function writtenOn(node: Node, word: string, pace: string, waiting: string): string {
+  switch (node.kind) {
+    case "event":
+      return `${shortOf(node)} ${typeof node.node.version === "number" ? `v${node.node.version}` : ""} ${manyOf(node)}`;
+    case "producer":
+      return `publishes ${pace}`;
+    default:
+      return `${shortOf(node)} ${word} ${manyOf(node)} ${pace} ${waiting}`;
+  }
+}
+
+/** Nodes, by their numbers, in the order of flow, which is the order in which the keyboard goes through them. */
+function inFlow(graph: Graph, layout: Layout): number[] {
   const place = new Map(layout.layers.flat().map((id, index) => [id, index]));
-  return [...graph.nodes].sort((a, b) => (place.get(a.id) ?? 0) - (place.get(b.id) ?? 0));
+  const placeOf = (index: number) => place.get(graph.nodes[index]?.id ?? "") ?? 0;
+  return [...graph.nodes.keys()].sort((a, b) => placeOf(a) - placeOf(b));
 }
 
 function touches(frame: Frame, lit: ReadonlySet<string>, graph: Graph): boolean {
@@ -178,7 +283,7 @@ function waitingOf({ node }: Node): string {
 const KINDS = { event: "event", handler: "handler", producer: "what a service publishes", service: "service" };
 
 /** What a screen reader says of a node: first what is written on it, which is what people call it, and then all that the picture shows. */
-export function nameOf(node: Node, written: string): string {
+function nameOf(node: Node, written: string): string {
   const { health, lag, age, dead } = node.node;
   const parts = [written.replace(/\s+/g, " ").trim(), KINDS[node.kind]];
   if (node.service && node.kind !== "service") parts.push(`of ${line(node.service)}`);
@@ -208,8 +313,8 @@ interface EdgeProps {
   middle: { x: number; y: number };
   look: string;
   width: number;
-  pace: string;
-  label: string;
+  words: EdgeWords;
+  observed: boolean;
   behind: boolean;
   failed: boolean;
   selected: boolean;
@@ -219,7 +324,7 @@ interface EdgeProps {
   red: boolean;
 }
 
-const EdgeShape = memo(({ id, d, middle, look, width, pace, label, behind: late, failed, selected, faded, steps, open, red }: EdgeProps) => (
+const EdgeShape = memo(({ id, d, middle, look, width, words, observed, behind: late, failed, selected, faded, steps, open, red }: EdgeProps) => (
   <g class={`edge ${look} ${selected ? "selected" : ""} ${faded ? "faded" : ""} ${steps ? "on-path" : ""} ${open ? "open" : ""} ${red ? "red" : ""}`} data-edge={id}>
     <path class="wide" d={d} />
     <path class="wire" d={d} stroke-width={steps ? Math.max(2, width) : width} marker-end={`url(#${red ? "arrow-error" : steps ? "arrow-accent" : look === "failing" ? "arrow-error" : look === "undeclared" ? "arrow-warn" : "arrow"})`} />
@@ -240,46 +345,34 @@ const EdgeShape = memo(({ id, d, middle, look, width, pace, label, behind: late,
             </g>
           </g>
         )}
-        {label && (
+        {observed && (
           <>
-            <text class="rate" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle">
-              {pace}
-            </text>
-            <text class="rate all" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle">
-              {label}
-            </text>
+            <text class="rate" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle" ref={words.pace.ref} />
+            <text class="rate all" x={middle.x} y={middle.y - (failed || late ? 13 : 5)} text-anchor="middle" ref={words.label.ref} />
           </>
         )}
       </>
     )}
   </g>
-));
+), 2);
 
 interface NodeProps {
   id: string;
   kind: Node["kind"];
-  label: string;
+  short: string;
   alive: boolean;
   box: Box;
   version: number | null;
-  state: NonNullable<Node["node"]["health"]>["state"] | null;
-  unknown: string;
-  pace: string;
-  waiting: string;
-  dead: number;
-  node: Node;
+  look: Look | null;
+  word: string;
+  many: string;
+  words: NodeWords;
   selected: boolean;
   faded: boolean;
-  end: NonNullable<ReturnType<Walk["ends"]["get"]>> | null;
 }
 
-const NodeShape = memo((props: NodeProps) => {
-  const { id, kind, label, box, version, state, unknown, pace, waiting, dead, node, selected, faded, end, alive } = props;
-  const look = end ? ofFate(end) : state ? ofGroup(state) : null;
+const NodeShape = memo(({ id, kind, short, alive, box, version, look, word, many, words, selected, faded }: NodeProps) => {
   const [w, h] = [box.width, box.height];
-  const short = beginning(line(label), 27);
-  const many = dead > 999 ? "1k+" : dead ? String(dead) : "";
-  const word = look ? look.word : unknown;
   const badge = many && (
     <>
       <g class="dead" transform={`translate(${w - 8 - (many.length - 1) * 4},-9)`}>
@@ -290,9 +383,6 @@ const NodeShape = memo((props: NodeProps) => {
       </g>{" "}
     </>
   );
-  // What a view from farther away leaves out comes last.
-  const written =
-    kind === "event" ? `${short} ${version === null ? "" : `v${version}`} ${many}` : kind === "producer" ? `publishes ${pace}` : `${short} ${word} ${many} ${pace} ${waiting}`;
   return (
     <g
       class={`node ${kind} ${look ? `tone-${look.tone}` : ""} ${selected ? "selected" : ""} ${faded ? "faded" : ""} ${alive ? "" : "gone"}`}
@@ -300,7 +390,7 @@ const NodeShape = memo((props: NodeProps) => {
       data-node={id}
       tabindex={0}
       role="button"
-      aria-label={nameOf(node, written)}
+      ref={words.name.ref}
       aria-pressed={selected ? "true" : "false"}
     >
       <path class="face" d={outline(kind, w, h)} />
@@ -321,12 +411,8 @@ const NodeShape = memo((props: NodeProps) => {
             {word}
           </text>{" "}
           {badge}
-          <text class="numbers" x={w - 12} y="21" text-anchor="end">
-            {pace}
-          </text>{" "}
-          <text class="numbers" x={w - 12} y="42" text-anchor="end">
-            {waiting}
-          </text>
+          <text class="numbers" x={w - 12} y="21" text-anchor="end" ref={words.pace.ref} />{" "}
+          <text class="numbers" x={w - 12} y="42" text-anchor="end" ref={words.waiting.ref} />
         </>
       ) : kind === "producer" ? (
         <>
@@ -334,9 +420,7 @@ const NodeShape = memo((props: NodeProps) => {
           <text class="aside" x="26" y="21.5">
             publishes
           </text>{" "}
-          <text class="numbers" x={w - 12} y="21.5" text-anchor="end">
-            {pace}
-          </text>
+          <text class="numbers" x={w - 12} y="21.5" text-anchor="end" ref={words.pace.ref} />
         </>
       ) : (
         <text class="label" x={w / 2} y="22" text-anchor="middle">
@@ -347,7 +431,7 @@ const NodeShape = memo((props: NodeProps) => {
       {kind !== "handler" && kind !== "service" && badge}
     </g>
   );
-});
+}, 2);
 
 function outline(kind: Node["kind"], w: number, h: number): string {
   switch (kind) {

@@ -17,10 +17,10 @@ import { json, mermaid, svg } from "./export";
 import { Inspector } from "./inspector";
 import type { Direction } from "./layout";
 import { PastStrip } from "./past";
-import { around, type Graph, graphOf, type Level, TOO_MANY, WIDTHS } from "./model";
+import { around, type Graph, type Level, TOO_MANY, WIDTHS } from "./model";
 import { Stage } from "./stage";
 import { MapTable } from "./table";
-import { useLayout } from "./use_layout";
+import { useGraph, useLayout } from "./use_layout";
 import { rests, type Walk, walkOf } from "./walk";
 
 const narrow = signal(false);
@@ -53,8 +53,8 @@ export function MapScreen() {
   const past = at !== null || param("past") !== null;
   const level: Level = param("level") === "services" || (param("level") === null && (map?.nodes.length ?? 0) > TOO_MANY) ? "services" : "handlers";
   const direction: Direction = (param("dir") ?? (narrow.value ? "TB" : "LR")) === "TB" ? "TB" : "LR";
-  const graph = useMemo(() => (map ? graphOf(map, level, at !== null) : undefined), [map, level, at]);
-  const { layout, error, shape } = useLayout(graph, direction);
+  const graph = useGraph(map, level, at !== null);
+  const { layout, error } = useLayout(graph, direction);
   const selected = param("node");
   const focus = param("focus");
   const wanted = (param("q") ?? "").trim().toLowerCase();
@@ -63,7 +63,7 @@ export function MapScreen() {
     if (focus !== null) return around(graph, focus, Number(param("hops") ?? 2));
     if (wanted) return new Set(graph.nodes.filter((node) => `${node.label} ${node.service ?? ""}`.toLowerCase().includes(wanted)).map((node) => node.id));
     return null;
-  }, [shape, focus, wanted, param("hops")]);
+  }, [graph?.shape, focus, wanted, param("hops")]);
   const walk = useMemo(() => (trace.data && map ? walkOf(trace.data, map, level) : null), [trace.data, map, level]);
   const player = usePlayer(walk);
   const select = (id: string | null) => setParams({ node: id });

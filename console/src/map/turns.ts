@@ -3,32 +3,52 @@
 import { Component, type FunctionComponent } from "preact";
 
 /** Milliseconds of a frame that are drawn in. */
-const SLICE = 2;
+const SLICE = 1;
 
-const waiting = new Set<Component>();
+interface Turn {
+  /** Whether something is left to be drawn, which Preact does in a microtask. */
+  take(): boolean;
+}
+
+const waiting = new Set<Turn>();
 let frame = 0;
 
 /**
  * A component that is drawn anew at once when `urgent` says so of what it was given before and what it is given now, and
- * otherwise when its turn comes, with what it has been given until then.
+ * otherwise when its turn comes, with what it has been given until then. What `write` can do with what was drawn last and what
+ * is to be drawn needs no drawing: it says whether it has.
  */
-export function inTurn<P extends object>(draw: FunctionComponent<P>, urgent: (before: P, now: P) => boolean): FunctionComponent<P> {
-  class InTurn extends Component<P> {
+export function inTurn<P extends object>(
+  draw: FunctionComponent<P>,
+  urgent: (before: P, now: P) => boolean,
+  write: (drawn: P, now: P) => boolean = () => false,
+): FunctionComponent<P> {
+  class InTurn extends Component<P> implements Turn {
+    private drawn = this.props;
+
     override shouldComponentUpdate(now: P): boolean {
       if (urgent(this.props, now)) {
-        waiting.delete(this as unknown as Component);
+        waiting.delete(this);
         return true;
       }
-      waiting.add(this as unknown as Component);
+      waiting.add(this);
       frame ||= requestAnimationFrame(takeTurns);
       return false;
     }
 
     override componentWillUnmount(): void {
-      waiting.delete(this as unknown as Component);
+      waiting.delete(this);
+    }
+
+    take(): boolean {
+      const written = write(this.drawn, this.props);
+      if (written) this.drawn = this.props;
+      else this.forceUpdate();
+      return !written;
     }
 
     override render() {
+      this.drawn = this.props;
       return draw(this.props as Parameters<typeof draw>[0]);
     }
   }
@@ -37,11 +57,10 @@ export function inTurn<P extends object>(draw: FunctionComponent<P>, urgent: (be
 
 async function takeTurns(): Promise<void> {
   const until = performance.now() + SLICE;
-  for (const component of waiting) {
-    waiting.delete(component);
-    component.forceUpdate();
-    // Preact draws in a microtask, which comes before what follows here.
-    await null;
+  for (const turn of waiting) {
+    waiting.delete(turn);
+    // What Preact draws comes before what follows here.
+    if (turn.take()) await null;
     if (performance.now() >= until) break;
   }
   frame = waiting.size ? requestAnimationFrame(takeTurns) : 0;

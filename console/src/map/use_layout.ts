@@ -1,9 +1,10 @@
-/** A layout of a graph, made beside the page, and only when the graph has another shape. */
+/** A graph and its layout, which is made beside the page, and only when the graph has another shape. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
+import type { FlowMap } from "../base/api";
 import type { Direction, Layout } from "./layout";
-import { type Graph, signature } from "./model";
+import { type Graph, graphOf, type Level } from "./model";
 
 let worker: Worker | undefined;
 let number = 0;
@@ -35,17 +36,21 @@ function ask(graph: Graph, direction: Direction, before: string[][]): Promise<La
   });
 }
 
+/** The graph of a map, with what is as it was in the one before. */
+export function useGraph(map: FlowMap | undefined, level: Level, past: boolean): Graph | undefined {
+  const last = useRef<Graph | undefined>(undefined);
+  return useMemo(() => (last.current = map && graphOf(map, level, past, last.current)), [map, level, past]);
+}
+
 export interface LaidOut {
   layout: Layout | undefined;
   error: string;
-  /** The same for as long as the graph has the same nodes and edges. */
-  shape: string;
 }
 
 export function useLayout(graph: Graph | undefined, direction: Direction): LaidOut {
-  const [found, setFound] = useState<Omit<LaidOut, "shape">>({ layout: undefined, error: "" });
+  const [found, setFound] = useState<LaidOut>({ layout: undefined, error: "" });
   const last = useRef<{ direction: Direction; layers: string[][] }>({ direction, layers: [] });
-  const shape = useMemo(() => (graph ? signature(graph) : ""), [graph]);
+  const shape = graph?.shape ?? "";
   useEffect(() => {
     if (!graph?.nodes.length) return undefined;
     let over = false;
@@ -64,5 +69,5 @@ export function useLayout(graph: Graph | undefined, direction: Direction): LaidO
       over = true;
     };
   }, [shape, direction]);
-  return { ...found, shape };
+  return found;
 }

@@ -6,6 +6,7 @@ import { inTurn } from "../../src/map/turns";
 
 const frames: (() => unknown)[] = [];
 let drawn: string[] = [];
+let written: string[] = [];
 let took = 0;
 let now = 0;
 
@@ -27,6 +28,11 @@ const Part = inTurn(
     );
   },
   (before, now) => before.chosen !== now.chosen,
+  (before, now) => {
+    if (before.number % 10 !== now.number % 10) return false;
+    written.push(`${now.name}: ${before.number} to ${now.number}`);
+    return true;
+  },
 );
 
 function show(names: string[], number: number, chosen = false): void {
@@ -48,7 +54,8 @@ const frame = async () => {
 
 describe("drawing in turns", () => {
   beforeEach(() => {
-    took = 1.5;
+    took = 0.6;
+    written = [];
     vi.stubGlobal("requestAnimationFrame", (step: () => unknown) => frames.push(step));
     vi.spyOn(performance, "now").mockImplementation(() => now);
   });
@@ -91,5 +98,22 @@ describe("drawing in turns", () => {
 
     expect(drawn).toEqual(["a"]);
     expect(document.body.textContent).toBe("3");
+  });
+
+  it("draws nothing where it is enough to write", async () => {
+    show(["a"], 1);
+    show(["a"], 11);
+    await frame();
+    show(["a"], 21);
+    await frame();
+    expect(drawn).toEqual([]);
+    expect(written).toEqual(["a: 1 to 11", "a: 11 to 21"]);
+
+    show(["a"], 22);
+    await frame();
+    expect(drawn).toEqual(["a"]);
+    show(["a"], 32);
+    await frame();
+    expect(written.at(-1)).toBe("a: 22 to 32");
   });
 });

@@ -15,6 +15,7 @@ from msgspec import structs
 from millstream.app.chance import ten_bytes
 from millstream.app.connect import MEMORY, connect_broker, connect_store
 from millstream.app.control import Control
+from millstream.app.exactly_once import ExactlyOnceWorker
 from millstream.app.relay import Relay
 from millstream.app.reporter import Reporter
 from millstream.app.settings import Settings, Switch, resolve
@@ -64,6 +65,7 @@ class Router:
         timeout: float = 30.0,
         ordered: bool = True,
         delivery: DeliveryMode | None = None,
+        exactly_once: bool = False,
         start: Literal["latest", "earliest"] = "latest",
         wire: Wire | None = None,
         id: str | None = None,
@@ -76,13 +78,15 @@ class Router:
         Without types, those of its event parameter are meant. `group` is `<app>.<function>`
         unless given. `where` sees the decoded event; what it refuses is skipped.
         `concurrency` bounds how many keys are handled at once, `timeout` one attempt, in
-        seconds. `ordered=False` lets other events of a key pass one that waits. `wire`,
+        seconds. `ordered=False` lets other events of a key pass one that waits.
+        `exactly_once=True` commits what it publishes together with the broker's position of
+        what it was given, without a store: see docs/explanation/exactly-once.md. `wire`,
         `id` and `topic` are for messages of systems that know no envelope. `batch` bounds a
         handler that takes a list. At `most_parked` the group pauses.
         """
         options = Options(
             group=group or "", retry=retry, where=where, concurrency=concurrency, timeout=timeout, ordered=ordered, delivery=delivery,
-            start=start, wire=wire, id=id, topic=topic, batch=batch, most_parked=most_parked,
+            exactly_once=exactly_once, start=start, wire=wire, id=id, topic=topic, batch=batch, most_parked=most_parked,
         )  # fmt: skip
 
         def declare(function: F) -> F:
@@ -185,6 +189,7 @@ class App:
         """All handlers, compiled; two of one type in one group are refused."""
         taken: dict[tuple[str, str], str] = {}
         named: dict[str, type] = {}
+        promised: dict[str, Handler] = {}
         compiled: list[Handler] = []
         for function, types, options in self._router.declared:
             group = options.group or f"{self.name}.{function.__name__}"
@@ -203,6 +208,12 @@ class App:
                         f"two handlers take {contract.name!r} in the group {group!r} ({other} and {handler.location}): "
                         "only one of them would get each event. Give one of them another group=."
                     )
+            once = promised.setdefault(group, handler)
+            if once.options.exactly_once != handler.options.exactly_once:
+                raise ConfigurationError(
+                    f"handlers {once.name} and {handler.name} share the group {group!r}, and only one of them has exactly_once=True: "
+                    "either the broker or the store keeps where a group stands. Give both the option, or one of them another group=."
+                )
             compiled.append(handler)
         return compiled
 
@@ -242,7 +253,10 @@ class App:
         """Tell facts of what happens, and carry out what operators ask for, as long as it is open."""
         reporter = Reporter(self.name, self._handlers, broker, store, self.clock, troubles=self.troubles)
         groups = [group.name for group in self.groups()]
-        control = Control(groups, broker, store, self.clock, reporter, control_key, moved=self._moved)
+        exactly_once = {handler.options.group for handler in self._handlers if handler.options.exactly_once}
+        control = Control(
+            groups, broker, store, self.clock, reporter, control_key, moved=self._moved, exactly_once=exactly_once, aside=self._aside
+        )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(reporter.run(stop))
@@ -262,6 +276,18 @@ class App:
             if worker.group == group:
                 await worker.check_fences()
 
+    @asynccontextmanager
+    async def _aside(self, group: str) -> AsyncGenerator[None]:
+        """Have the workers of a group leave it for a while."""
+        workers = [worker for worker in self._running if worker.group == group and isinstance(worker, ExactlyOnceWorker)]
+        try:
+            for worker in workers:
+                await worker.step_aside()
+            yield
+        finally:
+            for worker in workers:
+                worker.come_back()
+
     async def _declare(self, broker: Broker, store: Store) -> None:
         """Make topics and groups, and refuse what the broker cannot keep."""
         for handler in self._handlers:
@@ -274,6 +300,12 @@ class App:
                 raise ConfigurationError(
                     f"handler {handler.name}: {broker.name} does not keep the order of a key, so ordered=True cannot be promised; "
                     "subscribe with ordered=False if the handler does not need it"
+                )
+            if handler.options.exactly_once and not (broker.features.transactional and broker.features.positional):
+                raise ConfigurationError(
+                    f"handler {handler.name}: exactly_once=True needs a broker that publishes and settles in one transaction, and "
+                    f"{broker.name} does not; leave it out (with an idempotent handler, or a Transaction of the store, nothing is lost by "
+                    "that), or use Kafka, Redis or the embedded broker"
                 )
         if store.local and self._handlers:
             log.info("app %s keeps its progress in a file of this machine: run all its workers here", self.name)
@@ -410,7 +442,7 @@ class App:
             return []
         alone = asyncio.Lock()
         return [
-            GroupWorker(
+            (ExactlyOnceWorker if handlers[0].options.exactly_once else GroupWorker)(
                 group,
                 handlers,
                 source=self._source,

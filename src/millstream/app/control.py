@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 import msgspec
@@ -22,6 +23,10 @@ REMEMBERED = 3600.0
 MOST_ANSWERS = 1000
 #: Whoever moves a group has done so after so many seconds; then the others look whether it is still theirs.
 MOVED = 1.0
+#: A group that the broker itself has to move is left alone by all its workers for so many seconds,
+ASIDE = 5.0
+#: and whoever moves it tries so often, in seconds.
+TRY = 0.1
 #: Older operations are not carried out, nor those of a clock that is as far ahead, in seconds.
 FRESH = 1800.0
 #: Parked deliveries looked through for those that an operation names.
@@ -78,6 +83,8 @@ class Control:
         key: str | None,
         *,
         moved: Callable[[str], Awaitable[None]],
+        exactly_once: Collection[str] = (),
+        aside: Callable[[str], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._groups = frozenset(groups)
         self._broker = broker
@@ -89,6 +96,10 @@ class Control:
         """What this process has answered: whoever asks again gets the same, and nothing is done."""
         self._moved = moved
         """Has this process's workers of a group look whether it was moved."""
+        self._exactly_once = frozenset(exactly_once)
+        """Groups whose position of record is the broker's, which moves none that somebody runs."""
+        self._aside = aside
+        """Has this process's workers of a group leave it meanwhile."""
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -124,7 +135,10 @@ class Control:
             return
         try:
             if not await self._store.lead(f"operation {operation.id}", self._reporter.process, REMEMBERED):
-                if operation.kind == "reset":
+                if operation.kind == "reset" and operation.group in self._exactly_once:
+                    async with self._aside(operation.group):
+                        await self._clock.sleep(ASIDE)
+                elif operation.kind == "reset":
                     await self._clock.sleep(MOVED)
                     await self._moved(operation.group)
                 return
@@ -156,8 +170,13 @@ class Control:
                 return "resumed"
             case "reset":
                 positions = [(Partition(topic, number), position) for topic, number, position in operation.positions]
-                await self._store.rewind(operation.group, positions, effects=operation.effects)
-                await self._moved(operation.group)
+                if operation.group in self._exactly_once:
+                    async with self._aside(operation.group):
+                        await self._seek(operation.group, positions)
+                        await self._store.rewind(operation.group, positions, effects=operation.effects)
+                else:
+                    await self._store.rewind(operation.group, positions, effects=operation.effects)
+                    await self._moved(operation.group)
                 return f"moved {len(positions)} partitions"
             case "redrive" | "discard":
                 ids = [parked.id for parked in await self._named(operation)]
@@ -172,6 +191,22 @@ class Control:
                 ids = [parked.id for parked in await self._named(operation)]
                 count = await self._store.request("repair", ids, f"{operation.reason} ({operation.by})", data=operation.data)
                 return f"{count} of {len(operation.events)}"
+
+    async def _seek(self, group: str, positions: Sequence[tuple[Partition, int]]) -> None:
+        """Move it as soon as everybody has left it.
+
+        The broker before the store: the store's place is passed over only once it is the broker's too, so that doing it all
+        again after a crash comes to the same.
+        """
+        deadline = self._clock.monotonic() + ASIDE - MOVED
+        while True:
+            try:
+                await self._broker.seek(group, positions)
+                return
+            except BrokerError:
+                if self._clock.monotonic() >= deadline:
+                    raise
+            await self._clock.sleep(TRY)
 
     async def _named(self, operation: Operation) -> list[Parked]:
         """The parked deliveries that it names, by source and id of their events."""

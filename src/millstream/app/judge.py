@@ -118,6 +118,8 @@ class Judge:
         work.kind = "handled"
         if work.parked is not None:
             assert work.envelope is not None
+            if work.handler is not None and work.handler.options.exactly_once:
+                return  # its group has no inbox: moved back, it is handled again
             work.mark = Mark(work.envelope.source, work.envelope.id)
             self.marked = True
 
@@ -131,6 +133,10 @@ class Judge:
         else:
             decision = work.handler.options.retry.decide(work.attempt, failure, self._chance())
         now = self._clock.micros()
+        if isinstance(decision, Again) and work.handler.options.exactly_once and work.parked is None:
+            work.again, work.error = decision.after, said_by(error)
+            work.first_failure = work.first_failure or now
+            return
         said, stack = said_by(error), _kept("".join(traceback.format_exception(error))[-STACK_LIMIT:])
         if isinstance(decision, Again):
             work.kind = "retry"
@@ -141,10 +147,22 @@ class Judge:
             work.kind = "parked"
             row = self._parked(work, "dead", decision.reason)
         row.attempts = work.attempt
-        row.first_failure, row.last_failure = row.first_failure or now, now
+        row.first_failure, row.last_failure = row.first_failure or work.first_failure or now, now
         row.error = work.error = said
         row.stack = stack
         work.park = row
+
+    def refused(self, work: Work, error: BaseException) -> None:
+        """Note that the broker will never take what it published: it is as if its handler had failed for good."""
+        work.published = ()
+        self.bury(work, f"what it published was refused: {error}", said_by(error))
+        assert work.park is not None
+        work.park.attempts = work.attempt
+
+    def queue(self, work: Work) -> None:
+        """Have one that was handled already wait behind another of its key, which has failed after all."""
+        work.published = ()
+        work.kind, work.park = "queued", self._parked(work, "queued", "waits behind another of its key")
 
     def verdicts(self, job: Job, result: object) -> list[Verdict]:
         """For each delivery of a job: the events to publish, or why it failed."""

@@ -65,6 +65,11 @@ class Lanes:
         self._lanes: set[Lane] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._threads = Threads(self._limit, f"millstream:{group}")
+        self._held: dict[asyncio.Task[None], Work] = {}
+        """What waits for its next attempt with its whole chain behind it, where retries do not go through the store."""
+        self._ending = False
+        self.hurries = False
+        """Whether next attempts follow at once, because time stands still."""
         self.stuck: HandlerTimeoutError | None = None
         """A `def` handler did not come back: its thread is lost, and only a new process helps."""
 
@@ -99,6 +104,9 @@ class Lanes:
             if gone and lane.task is not None and (lane.thread is None or gone == len(lane.works)):
                 lane.drop()
                 tasks.append(lane.task)
+        for task, work in self._held.items():
+            if work.owned.gone:
+                task.cancel()
         if tasks:
             await asyncio.wait(tasks)
             # Other lanes for what these would have done next.
@@ -108,7 +116,49 @@ class Lanes:
         """Let go of the threads, and end lanes that wait for their turn."""
         for lane in self._lanes:
             lane.drop()
+        for task in self._held:
+            task.cancel()
         self._threads.close()
+
+    def let_go(self, *, ending: bool) -> None:
+        """Wait for no next attempt any more, for those that are being handed over or, when all is `ending`, for any."""
+        self._ending = self._ending or ending
+        for task, work in list(self._held.items()):
+            if self._ending or work.owned.leaving:
+                task.cancel()
+                del self._held[task]
+                self._abandon(work)
+
+    def _hold(self, work: Work) -> None:
+        """Have it called again in a while; what comes after it of its sequence waits behind it."""
+        if work.owned.gone:
+            return
+        self._clerk.held(work)
+        if self._ending or work.owned.leaving:
+            self._abandon(work)
+            return
+        assert self._tasks is not None
+        self._held[self._tasks.create_task(self._again(work))] = work
+
+    async def _again(self, work: Work) -> None:
+        seconds, work.again, work.message = work.again or 0.0, None, None
+        task = asyncio.current_task()
+        try:
+            await self._clock.sleep(0.0 if self.hurries else seconds)
+        finally:
+            if task is not None:
+                self._held.pop(task, None)
+        if not work.owned.gone:
+            work.attempt += 1
+            work.error = ""
+            self._ready.append(work)
+            self.put(())
+
+    def _abandon(self, work: Work) -> None:
+        chain: Work | None = work
+        while chain is not None:
+            self._clerk.abandoned(chain)
+            chain = chain.behind
 
     def watch(self, now: float) -> None:
         """Interrupt handlers that have run for too long."""
@@ -184,6 +234,12 @@ class Lanes:
                         judge.succeeded(work, result, context.published if context else ())
                 except BaseException as error:  # a handler's SystemExit must not end the worker
                     self._failed(lane, error)
+                    if work.again is not None:
+                        if lane.interrupted is not None:
+                            self._uncancel(lane)
+                        work.worked = monotonic() - work.started
+                        self._hold(work)
+                        break
                 if lane.interrupted is not None:
                     self._uncancel(lane)
                 work.worked = monotonic() - work.started
@@ -203,6 +259,9 @@ class Lanes:
                 return
             if not self._waits(work):
                 await self._perform(lane, Job(handler, [work], self._group))
+                if work.again is not None:
+                    self._hold(work)
+                    return
             work = self._next(work)
 
     async def _serve_batch(self, lane: Lane, handler: Handler, first: Work) -> None:
@@ -216,6 +275,9 @@ class Lanes:
                 await self._perform(lane, Job(handler, works, self._group))
         finally:
             for work in firsts:
+                if work.again is not None:
+                    self._hold(work)
+                    continue
                 # One that was interrupted for another's sake is called again; it is no failed attempt.
                 again = work if work.kind is None and not work.owned.gone else self._next(work)
                 if again is not None:
@@ -245,7 +307,8 @@ class Lanes:
         for work in works:
             if not work.finished:
                 work.worked = worked
-                clerk.finished(work)
+                if work.again is None:
+                    clerk.finished(work)
 
     async def _in_thread(self, lane: Lane, job: Job) -> None:
         context, work = copy_context(), self._transactions.in_thread

@@ -62,6 +62,14 @@ class Clerk(Protocol):
         """It can be committed."""
         ...
 
+    def held(self, work: Work) -> None:
+        """An attempt has failed; the next follows in its lane."""
+        ...
+
+    def abandoned(self, work: Work) -> None:
+        """It is not handled here any more: it is delivered again."""
+        ...
+
     def collect(self) -> Batch | None:
         """Everything that is finished and not yet committed."""
         ...

@@ -30,11 +30,14 @@ class Owned:
         "leaving",
         "noted",
         "partition",
+        "passed",
         "paused",
+        "refused",
         "retrying",
         "suspect_upto",
         "suspects",
         "unfinished",
+        "upto",
     )
 
     def __init__(self, partition: Partition, epoch: int) -> None:
@@ -63,6 +66,12 @@ class Owned:
         """The positions that the store has a count of."""
         self.cleared: set[int] = set()
         """The parked deliveries that have run alone since, and killed nobody."""
+        self.passed = 0
+        """What lies before is done, wherever the broker has the group."""
+        self.upto: int | None = None
+        """How far this worker has moved the broker's position, where that is the one of record."""
+        self.refused: dict[str, int] = {}
+        """Sequences of which the broker refused what one published, and up to where others of them were in flight then."""
 
     def drop(self) -> None:
         """Another owns it now."""
@@ -103,6 +112,10 @@ class Work(msgspec.Struct, eq=False, gc=False):
     behind: "Work | None" = None
     """What is to be handled next of its sequence."""
     attempt: int = 1
+    again: float | None = None
+    """In how many seconds it is called again, while its sequence waits behind it."""
+    first_failure: int | None = None
+    """When it failed for the first time, where it has not waited in the store since."""
     parked: Parked | None = None
     """Where it was waiting, if this is not its first attempt."""
     kind: Kind | None = None
@@ -125,7 +138,7 @@ class Work(msgspec.Struct, eq=False, gc=False):
     def context(self, group: str) -> Context:
         """What its handler may know."""
         assert self.envelope is not None
-        return Context(self.envelope, group, self.attempt, self.parked.first_failure if self.parked else None)
+        return Context(self.envelope, group, self.attempt, self.parked.first_failure if self.parked else self.first_failure)
 
 
 class Job:

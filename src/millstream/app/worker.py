@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from msgspec import structs
+
 from millstream.app.judge import Judge
 from millstream.app.lanes import Lanes
 from millstream.app.outcomes import Observers, WorkOutcomes
@@ -149,7 +151,7 @@ class GroupWorker:
 
     async def run_until_idle(self) -> None:
         """Handle everything that can be handled now, retries that are due included."""
-        busy = True
+        busy = self._lanes.hurries = True
         while busy:
             self._look_in(0)
             busy = await self.step(0)
@@ -231,11 +233,19 @@ class GroupWorker:
                 owned.noted = set(owned.suspects)
                 self._suspicious = True
             self.owned[partition] = owned
-            subscription.start(partition, assignment.position if positional else None)
+            subscription.start(partition, self._begin(owned, assignment) if positional else None)
             if self._paused:
                 subscription.pause((partition,))
         # Before anything is taken: the group may be paused.
         self._look_in(0)
+
+    def _begin(self, owned: Owned, assignment: Assignment) -> int | None:
+        """Where to go on in a partition; None for where the broker has the group."""
+        return assignment.position
+
+    def _stands(self, assignment: Assignment, committed: int | None) -> int | None:
+        """Where the last owner had come; one that has committed nothing yet began where the broker has the group."""
+        return committed if assignment.position is None else assignment.position
 
     async def _suspect_ends(self, died: Sequence[Assignment]) -> dict[Partition, int]:
         """The last owner died: up to where what it may have had in hand runs alone, and is counted before it runs."""
@@ -245,8 +255,7 @@ class GroupWorker:
         ends: dict[Partition, int] = {}
         for assignment in died:
             first, head = reach.get(assignment.partition, (0, 0))
-            # One that has committed nothing yet began where the broker has the group.
-            position = assignment.position if assignment.position is not None else begun.get(assignment.partition)
+            position = self._stands(assignment, begun.get(assignment.partition))
             # What was published after it died cannot have killed it.
             ends[assignment.partition] = head if position is None else min(head, max(first, position) + MOST_IN_FLIGHT + PAGE)
         return ends
@@ -256,16 +265,25 @@ class GroupWorker:
         leaving = [owned for partition in partitions if (owned := self.owned.get(partition)) is not None]
         for owned in leaving:
             owned.leaving = True
-        while any(owned.in_flight or owned.retrying for owned in leaving) and self._clock.monotonic() < deadline:
+        self._lanes.let_go(ending=False)
+        while any(map(self._has_work, leaving)) and self._clock.monotonic() < deadline:
             await self._progressed(LOOK)
         # What is gone already may have come back meanwhile, and is not to be given up then.
         fences = {owned.partition: owned.epoch for owned in leaving if not owned.gone}
         try:
+            await self._note_where([owned for owned in leaving if not owned.gone])
             await self._drop(fences)
             await self._store.unassign(self.group, fences)
             await subscription.release(tuple(fences))
         except MillstreamError as error:
             self.trouble(error)
+
+    def _has_work(self, owned: Owned) -> bool:
+        """Whether anything of it is still to be settled before it is given up."""
+        return bool(owned.in_flight or owned.retrying)
+
+    async def _note_where(self, leaving: Sequence[Owned]) -> None:
+        """Leave word of where these stand; nothing to do where the store knows it anyway."""
 
     def _forget(self, partitions: Iterable[Partition]) -> None:
         for partition in tuple(partitions):
@@ -326,14 +344,17 @@ class GroupWorker:
     async def leave(self, grace: float) -> None:
         """Give everything back; what is in flight has so many seconds to end."""
         self.stopping = True
+        self._lanes.let_go(ending=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace if self._lanes.stuck is None else min(grace, STUCK_GRACE)):
                 await self._settled()
         self._left = True
-        fences = {owned.partition: owned.epoch for owned in self.owned.values()}
+        leaving = tuple(self.owned.values())
+        fences = {owned.partition: owned.epoch for owned in leaving}
         await self._drop(self.owned)
         try:
             async with asyncio.timeout(GOOD_BYE):
+                await self._note_where(leaving)
                 async with self.committing:
                     if fences:
                         await self._store.unassign(self.group, fences)
@@ -383,15 +404,7 @@ class GroupWorker:
 
     async def _dispatch(self, items: Sequence[Delivery], doom: tuple[str, str] | None = None) -> None:
         """Decide for each what it is, and hand to the lanes what is to be handled."""
-        known: set[Mark] = set()
-        if self._shares:
-            await self._see_what_is_parked()
-            self._judge.marked = self._judge.marked or any(owned.blocked for owned in self.owned.values())
-        if self._judge.marked:
-            # What came without an envelope has an id only once it is understood.
-            items = [delivery if delivery.envelope is not None else self._triage.read(delivery) for delivery in items]
-            marks = [Mark(delivery.envelope.source, delivery.envelope.id) for delivery in items if delivery.envelope is not None]
-            known = await self._store.handled(self.group, self._judge.generation, marks)
+        items, known = await self._compared(items)
         works: list[Work] = []
         owned: Owned | None = None
         partition: Partition | None = None
@@ -416,6 +429,18 @@ class GroupWorker:
             self._wake.set()
         self._lanes.put(works)
         self._hold_back()
+
+    async def _compared(self, items: Sequence[Delivery]) -> tuple[Sequence[Delivery], set[Mark]]:
+        """Ask the inbox which of these it knows."""
+        if self._shares:
+            await self._see_what_is_parked()
+            self._judge.marked = self._judge.marked or any(owned.blocked for owned in self.owned.values())
+        if not self._judge.marked:
+            return items, set()
+        # What came without an envelope has an id only once it is understood.
+        items = [delivery if delivery.envelope is not None else self._triage.read(delivery) for delivery in items]
+        marks = [Mark(delivery.envelope.source, delivery.envelope.id) for delivery in items if delivery.envelope is not None]
+        return items, await self._store.handled(self.group, self._judge.generation, marks)
 
     async def _see_what_is_parked(self) -> None:
         """Others park deliveries of these partitions, too, and take up what this one has parked."""
@@ -462,6 +487,19 @@ class GroupWorker:
         if not self._finished:
             self._wake.set()
         self._finished.append(work)
+
+    def held(self, work: Work) -> None:
+        """An attempt has failed; the next follows in its lane."""
+        if self._observers:
+            failed = structs.replace(work, kind="retry")
+            self._observers.settled(WorkOutcomes(self.group, [failed], self._clock.micros() / 1e6 - self._clock.monotonic()))
+
+    def abandoned(self, work: Work) -> None:
+        """It is delivered again, after this worker has given its partition up."""
+        if not work.owned.gone:
+            work.owned.unfinished -= 1
+            self._unfinished -= 1
+            self._progress.set()
 
     def collect(self) -> Batch | None:
         """Everything that is finished and not yet committed, as one page."""
@@ -528,9 +566,14 @@ class GroupWorker:
                     self.trouble(error)
 
     async def _commit(self, batch: Batch) -> None:
-        while not batch.page.is_empty():
+        if await self._kept(batch.page):
+            await self.committed(batch)
+
+    async def _kept(self, page: Page) -> bool:
+        """Commit a page, however long the store is busy or full; False if nothing of this counts any more."""
+        while not page.is_empty():
             try:
-                await self._store.commit(batch.page)
+                await self._store.commit(page)
                 break
             except (StoreBusyError, StoreFullError) as error:
                 # Not the deliveries' fault: it is no attempt, and nothing is lost by waiting.
@@ -538,8 +581,8 @@ class GroupWorker:
                 log.warning("group %s waits: %s", self.group, error)
                 await self._clock.sleep(self._back_off)
                 if self._over or self._left:
-                    return
-        await self.committed(batch)
+                    return False
+        return True
 
     async def committed(self, batch: Batch) -> None:
         """Tell everybody what is now durable."""

@@ -28,6 +28,7 @@ from millstream.contracts.errors import (
     BrokerUnavailableError,
     ConfigurationError,
     MillstreamError,
+    PublishError,
     StoreMismatchError,
     TooLargeError,
 )
@@ -325,9 +326,23 @@ class KafkaBroker:
         return failure(error, f"publishing to {topic!r} on {self.name}")
 
     async def _outgoing(self, envelopes: Sequence[Envelope]) -> Sequence[Outgoing]:
-        """All of these as records; raises what is wrong with the first that is none."""
-        await self._know({e.topic for e in envelopes})
-        return [self._record_of(e) for e in envelopes]
+        """All of these as records; raises what is wrong with those that are none."""
+        largest = self._largest
+        if not all([e.topic in largest for e in envelopes]):
+            await self._know({e.topic for e in envelopes})
+        try:
+            return [self._record_of(e) for e in envelopes]
+        except BrokerUnavailableError:
+            raise
+        except MillstreamError:
+            raise PublishError([self._problem(e) for e in envelopes]) from None
+
+    def _problem(self, envelope: Envelope) -> MillstreamError | None:
+        try:
+            self._record_of(envelope)
+        except MillstreamError as error:
+            return error
+        return None
 
     async def relayed(self, store: str) -> int:
         return 0

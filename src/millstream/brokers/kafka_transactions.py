@@ -11,10 +11,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Record
 
 from millstream.brokers import kafka_groups
-from millstream.brokers.kafka_errors import FENCED, complaints, error_of, failure
+from millstream.brokers.kafka_errors import FENCED, complaints, error_of, failure, is_passing
 from millstream.brokers.kafka_producer import Outgoing
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
-from millstream.contracts.errors import FencedError, MillstreamError
+from millstream.contracts.errors import FencedError, MillstreamError, PublishError
 from millstream.core.broker import Partition
 
 #: A process that dies inside a transaction holds up readers for so long, in seconds.
@@ -26,6 +26,14 @@ STALE = frozenset((KafkaError.STALE_MEMBER_EPOCH, KafkaError.REBALANCE_IN_PROGRE
 
 #: Asks the consumer's thread to prove that partitions are its own; None if they are not.
 Membership = Callable[[Sequence[Partition]], "Future[Any]"]
+
+
+class _RefusedError(Exception):
+    """These records will never be taken."""
+
+    def __init__(self, errors: Sequence[tuple[Outgoing, KafkaError]]) -> None:
+        super().__init__(errors)
+        self.errors = errors
 
 
 class KafkaTransactions:
@@ -64,6 +72,9 @@ class KafkaTransactions:
                 raise self._fenced("the group has given the partitions to another member")
             try:
                 self._commit(records, offsets, member)
+            except _RefusedError as exception:
+                self._undo(exception.errors[0][1])
+                raise PublishError(self._answers(records, exception.errors)) from exception
             except KafkaException as exception:
                 error = error_of(exception)
                 self._undo(error)
@@ -77,25 +88,41 @@ class KafkaTransactions:
     def _commit(self, records: Sequence[Outgoing], offsets: Mapping[Partition, int], member: Any) -> None:
         producer = self._producer or self._begin()
         producer.begin_transaction()
-        failures: list[KafkaError] = []
+        failures: list[tuple[Outgoing, KafkaError]] = []
 
-        def report(error: KafkaError | None, _record: Record) -> None:
+        def report(error: KafkaError | None, record: Record) -> None:
             if error is not None:
-                failures.append(error)
+                failures.append(((record.topic() or "", record.value() or b"", record.key(), []), error))
 
+        produce = producer.produce
         for record in records:
-            self._produce(producer, record, report)
+            topic, value, key, headers = record
+            try:
+                produce(topic, value, key, on_delivery=report, headers=headers)
+            except BufferError:
+                self._produce_slowly(producer, record, report)
+            except KafkaException as exception:
+                if is_passing(error_of(exception)) or error_of(exception).fatal():
+                    raise
+                raise _RefusedError([(record, error_of(exception))]) from exception
         if offsets:
             producer.send_offsets_to_transaction([TopicPartition(p.topic, p.number, o) for p, o in offsets.items()], member, TIMEOUT)
         try:
             producer.commit_transaction(TIMEOUT)
         except KafkaException as exception:
-            # What a record failed of says more than that the transaction did.
-            if failures and error_of(exception).code() not in FENCED:
-                raise KafkaException(failures[0]) from exception
-            raise
+            if not failures or error_of(exception).code() in FENCED:
+                raise
+            # What a record failed of says more than that the transaction did; and what fails with it, because it was purged, nothing.
+            refused = [(record, error) for record, error in failures if not is_passing(error)]
+            raise (_RefusedError(refused) if refused else KafkaException(failures[0][1])) from exception
 
-    def _produce(self, producer: Producer, record: Outgoing, report: Callable[[KafkaError | None, Record], None]) -> None:
+    def _answers(self, records: Sequence[Outgoing], errors: "Sequence[tuple[Outgoing, KafkaError]]") -> list[MillstreamError | None]:
+        """What became of each record, where some were refused: a record is known by what it says."""
+        what = f"{self._settings.name}: publishing in a transaction for group {self._group!r}"
+        said = {record[:3]: failure(error, what) for record, error in errors}
+        return [said.get(record[:3]) for record in records]
+
+    def _produce_slowly(self, producer: Producer, record: Outgoing, report: Callable[[KafkaError | None, Record], None]) -> None:
         while True:
             try:
                 topic, value, key, headers = record
@@ -115,6 +142,8 @@ class KafkaTransactions:
             "partitioner": "murmur2_random",
             "message.max.bytes": self._largest,
             "linger.ms": 0,
+            # Nobody waits for a record but with all the others.
+            "delivery.report.only.error": True,
             # A transaction that follows another at once is told to wait for so long.
             "retry.backoff.ms": 5,
             "error_cb": complaints(self._settings.name),

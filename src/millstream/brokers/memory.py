@@ -22,6 +22,7 @@ from millstream.contracts.errors import (
     FencedError,
     MillstreamError,
     PositionLostError,
+    PublishError,
     StoreMismatchError,
     TooLargeError,
 )
@@ -238,6 +239,12 @@ class MemoryBroker:
             if refused is not None:
                 raise refused
         return lambda: self._store(envelopes)
+
+    def check(self, envelopes: Sequence[Envelope]) -> None:
+        """Raise `PublishError` where some of these would be refused."""
+        results = [self._refusal(f"event {e.id} ({e.type})", e.topic, e.data) for e in envelopes]
+        if any(results):
+            raise PublishError(results)
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
         results = [self._refusal("a message", m.topic, m.body) for m in messages]
@@ -566,6 +573,7 @@ class MemorySubscription:
                 f"{gone[0].partition.topic}/{gone[0].partition.number}: {gone[0].position} is not in hand any more, so nothing "
                 "was published; its new owner does it"
             )
+        self._broker.check(envelopes)
         publish = self._broker.append(envelopes)
         await self.settle(done)
         publish()

@@ -33,7 +33,14 @@ from millstream.brokers.redis_subscription import RedisSubscription
 from millstream.brokers.redis_survey import Stand
 from millstream.brokers.redis_wire import MOST_HEADERS, RedisReader, event_fields, message_fields
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, TooLargeError
+from millstream.contracts.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    MillstreamError,
+    PublishError,
+    TooLargeError,
+)
 from millstream.contracts.partition import partition_of, partitions_of
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
@@ -248,11 +255,11 @@ class RedisBroker:
     async def _publish_and_settle(self, group: str, token: str, envelopes: Sequence[Envelope], settled: Sequence[Settled]) -> None:
         keys = [(e.id if e.key is None else e.key).encode() for e in envelopes]
         results, _, events = await self._outgoing(envelopes, keys, self._event)
-        refusal = next((result for result in results if result is not None), None)
-        if refusal is None:
-            refusal = await self._publisher.bring(Call(), events, group=group, token=token, settled=settled)
-        if refusal is not None:
-            raise refusal
+        if any(results):
+            raise refusal_of(results)
+        failure = await self._publisher.bring(Call(), events, group=group, token=token, settled=settled)
+        if failure is not None:
+            raise failure
 
     def _forget_topic(self, topic: str) -> MillstreamError:
         """What is published to a topic that is gone: the next time it is made anew."""
@@ -393,6 +400,11 @@ def _waiting(stand: Stand) -> Figure:
     if stand.lag >= 0:
         return Figure(stand.lag)
     return Figure(stand.length if stand.place < stand.head else 0, "estimated")
+
+
+def refusal_of(results: Sequence[MillstreamError | None]) -> MillstreamError:
+    """What to raise where some of what belongs together was not published: that it may be later, or that it never will."""
+    return next((result for result in results if isinstance(result, BrokerUnavailableError)), None) or PublishError(results)
 
 
 def _too_large(what: str, size: int) -> TooLargeError:

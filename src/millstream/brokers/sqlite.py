@@ -17,6 +17,7 @@ from millstream.contracts.errors import (
     FencedError,
     MillstreamError,
     PositionLostError,
+    PublishError,
     StoreMismatchError,
     TooLargeError,
 )
@@ -292,8 +293,8 @@ class SqliteBroker:
     async def publish_and_commit(self, envelopes: Sequence[Envelope], group: str, member: str, positions: dict[int, int]) -> None:
         """Append all of them, and move the group on, if the member still owns every partition; or do nothing."""
         packed, refused = self._pack_envelopes(envelopes)
-        for error in refused.values():
-            raise error
+        if refused:
+            raise PublishError([refused.get(index) for index in range(len(envelopes))])
 
         def write(connection: Connection) -> None:
             for tp, position in positions.items():

@@ -221,7 +221,10 @@ class Subscription(Protocol):
         ...
 
     async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
-        """Both or neither; a broker without `transactional` raises `ConfigurationError`."""
+        """Both or neither; a broker without `transactional` raises `ConfigurationError`.
+
+        `PublishError` says which of the events will never be taken, whatever else is published with them.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -17,6 +17,8 @@ from millstream.core.retry import Retry
 from millstream.core.store import Transaction
 
 DeliveryMode = Literal["effectively_once", "at_least_once"]
+#: What is promised of a handler: what `delivery=` asks for, or `exactly_once=True`.
+Promise = Literal["effectively_once", "at_least_once", "exactly_once"]
 
 
 class Depends(msgspec.Struct, frozen=True):
@@ -73,6 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 30.0
     ordered: bool = True
     delivery: DeliveryMode | None = None
+    exactly_once: bool = False
     start: Literal["latest", "earliest"] = "latest"
     wire: Wire | None = None
     id: str | None = None
@@ -107,7 +110,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     is_batch: bool
     takes_transaction: bool
     takes_context: bool
-    delivery: DeliveryMode
+    delivery: Promise
     call: Call
 
     @property
@@ -157,7 +160,7 @@ def compile_handler(function: Callable[..., Any], types_: tuple[type, ...], opti
         is_batch=typing.get_origin(event_hint) is list,
         takes_transaction="transaction" in kinds,
         takes_context="context" in kinds,
-        delivery=options.delivery or ("effectively_once" if effectful else "at_least_once"),
+        delivery="exactly_once" if options.exactly_once else options.delivery or ("effectively_once" if effectful else "at_least_once"),
         call=_caller(name, function, givers, is_async=is_async),
     )
     _check(handler)
@@ -166,6 +169,17 @@ def compile_handler(function: Callable[..., Any], types_: tuple[type, ...], opti
 
 def _check(handler: Handler) -> None:
     options = handler.options
+    if options.exactly_once and handler.takes_transaction:
+        raise ConfigurationError(
+            f"handler {handler.name}: exactly_once=True commits what it publishes in a transaction of the broker, and a Transaction is "
+            "one of the store's: there is none that has both. Leave exactly_once= out (with a Transaction effects and events commit "
+            "together already), or write through a connection of your own"
+        )
+    if options.exactly_once and options.delivery is not None:
+        raise ConfigurationError(
+            f"handler {handler.name}: exactly_once=True says how it is delivered, and so does delivery={options.delivery!r}; "
+            "leave one of them out"
+        )
     if handler.takes_transaction and handler.delivery == "at_least_once":
         raise ConfigurationError(
             f"handler {handler.name}: takes a Transaction, which commits with its inbox mark, so delivery='at_least_once' cannot be meant; "

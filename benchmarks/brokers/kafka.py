@@ -1,25 +1,20 @@
 """Apache Kafka: handled, published, and both in transactions; beside confluent-kafka by hand, and FastStream on it."""
 
-import asyncio
 import os
 from urllib.parse import urlsplit
 
 from benchmarks.brokers import ours
 from benchmarks.brokers.drive import Counting
 from benchmarks.brokers.events import Published, Reserved, Stored, Tick
-from benchmarks.brokers.ours import unique
 from benchmarks.subject import Family, Figures, Row, Run
-from millstream import App
 from millstream.brokers.kafka import KafkaBroker
-from millstream.contracts.message import codec_for, contract_of
-from millstream.core.broker import Assigned, Deliveries, Delivery, Group, Topic
+from millstream.contracts.message import contract_of
+from millstream.core.broker import Topic
 
 VARIABLE = "MILLSTREAM_TEST_KAFKA"
 STORED, PUBLISHED, TICK, RESERVED = (contract_of(cls).topic for cls in (Stored, Published, Tick, Reserved))
 #: What the log keeps to be handled.
 FULL = 400_000
-#: Deliveries of a transaction.
-PAGE = 500
 
 
 def url() -> str:
@@ -154,39 +149,19 @@ def reserve(order: Stored) -> Reserved:
 
 
 async def read_process_write(run: Run) -> Figures:
-    """Ours: every page of what is received is handled, and published and settled in one transaction, while the next is handled."""
+    """Ours: a handler with `exactly_once=True`."""
     await _filled(run)
     await _anew(RESERVED)
     counting = Counting(run.count(100_000))
-    decode = codec_for(contract_of(Stored)).decode
-    group = Group(name=unique(), topics=(STORED,), start="earliest")
-    async with App(unique(), broker=url(), store=f"sqlite:///{run.folder}/store.db") as app:
-        broker = app.broker
-        await broker.declare([], [group])
-        subscription = await broker.open(group.name)
+    app = ours.app_on(url(), run.folder)
 
-        async def handler(delivery: Delivery) -> Reserved:
-            assert delivery.envelope is not None
-            order = decode(delivery.envelope.data)
-            assert isinstance(order, Stored)
-            counting.one()
-            return reserve(order)
+    @app.subscriber(Stored, exactly_once=True, start="earliest")
+    async def handle(order: Stored) -> Reserved:
+        counting.one()
+        return reserve(order)
 
-        committing = asyncio.create_task(asyncio.sleep(0))
-        while not counting.stop.is_set():
-            match await subscription.receive(PAGE, 1.0):
-                case Assigned(partitions):
-                    for partition in partitions:
-                        subscription.start(partition, None)
-                case Deliveries(items) if items:
-                    made = [app.envelope_of(await handler(delivery)) for delivery in items]
-                    await committing
-                    committing = asyncio.create_task(subscription.publish_and_settle(made, items))
-                case _:
-                    pass
-        await committing
-        await subscription.close()
-        await broker.forget(group.name)
+    async with ours.opened(app):
+        await app.run(counting.stop)
     return counting.figures()
 
 
@@ -243,7 +218,7 @@ FAMILY = Family(
             better="more", beside=raw_publish_batches,
         ),
         Row(
-            title="read, process, write in transactions of 500", subject=read_process_write, figure="rate", unit="/s", target=50_000,
+            title="read, process, write, exactly once, beside confluent-kafka", subject=read_process_write, figure="rate", unit="/s", target=50_000,
             better="more", beside=raw_read_process_write,
         ),
         Row(

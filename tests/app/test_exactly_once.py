@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from millstream import App, Context, Retry, Topic, Transaction, event
+from millstream.app.control import sign
 from millstream.app.exactly_once import ExactlyOnceWorker
+from millstream.app.operations import Target, plan_replay, replay
 from millstream.app.system_clock import SystemClock
 from millstream.brokers.memory import MemoryBroker, MemorySubscription
-from millstream.contracts.errors import BrokerError, ConfigurationError, FencedError, PublishError, TooLargeError
+from millstream.contracts.errors import BrokerError, ConfigurationError, FencedError, PublishError, StoreError, TooLargeError
 from millstream.core.broker import Features, Partition
+from millstream.core.facts import Operation
 from millstream.core.observe import Outcome, Outcomes
 from millstream.stores.memory import MemoryStore
 from millstream.testing import ManualClock, TestApp
@@ -449,6 +452,69 @@ async def test_a_duplicate_by_the_producer_is_handled_again(broker: MemoryBroker
 
 
 # Moving it
+
+
+async def reset(app: App, position: int, number: int) -> None:
+    """Have an operator move the group."""
+    operation = Operation(
+        id=f"op-{number}", kind="reset", group="shop.ship", by="ana", reason="a test", at=app.clock.micros(),
+        positions=((PLACE.topic, PLACE.number, position),),
+    )  # fmt: skip
+    await app.broker.broadcast(sign(operation, None))
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_an_operator_moves_it_back_while_it_runs(broker: MemoryBroker, store: MemoryStore, *, crashes: bool) -> None:
+    """First the broker's position moves and then the store's, even behind what was parked; done again after a crash, it is the same."""
+    failing = {1}
+    app = failing_shop(broker, store, failing)
+    app.configure(broker=broker, store=store, facts="on")
+    rewind = store.rewind
+
+    async def dies(*_: Any, **__: Any) -> None:
+        store.rewind = rewind  # type: ignore[method-assign]
+        raise StoreError("it died here")
+
+    stop = asyncio.Event()
+    async with asyncio.timeout(20), app, asyncio.TaskGroup() as tasks:
+        tasks.create_task(app.run(stop, grace=1))
+        await app.publish_many([Paid("a", 0), Paid("b", 1), Paid("c", 2)])
+        await until(lambda: len(shipped(broker)) == 2 and len(store.tables.parked) == 1)
+        (dead,) = store.tables.parked
+        await store.request("discard", [dead], "not wanted")
+        await until(lambda: not store.tables.parked)
+        failing.clear()
+        if crashes:
+            store.rewind = dies  # type: ignore[method-assign]
+            await reset(app, 0, 1)
+            await until(lambda: store.rewind == rewind)
+        await reset(app, 0, 2)
+        await until(lambda: shipped(broker)[-3:] == [("a", 0), ("b", 1), ("c", 2)])
+        await reset(app, 2, 3)
+        await until(lambda: shipped(broker)[-2:] == [("c", 2), ("c", 2)])
+        stop.set()
+
+        assert await committed(broker) == 3
+
+
+async def test_a_stopped_group_is_replayed(broker: MemoryBroker, store: MemoryStore) -> None:
+    """`millstream replay` moves both positions."""
+    async with running(failing_shop(broker, store, {1})) as worker:
+        await publishing(broker, worker)
+    async with store:
+        await replay(broker, store, await plan_replay(broker, "shop.ship", Target(kind="earliest")), effects=False)
+    async with running(failing_shop(broker, store, set())):
+        await until(lambda: len(shipped(broker)) == 4)
+
+    assert shipped(broker) == [("a", 0), ("c", 2), ("a", 0), ("c", 2)]
+
+
+async def publishing(broker: MemoryBroker, worker: ExactlyOnceWorker) -> None:
+    """Have three handled, of which one fails."""
+    app = App("till")
+    await broker.publish([app.envelope_of(m) for m in (Paid("a", 0), Paid("b", 1), Paid("c", 2))])
+    await until(lambda: len(shipped(broker)) == 2)
+    await worker.quiet()
 
 
 async def test_the_option_can_be_taken_away_and_given_back(broker: MemoryBroker, store: MemoryStore) -> None:

@@ -94,17 +94,36 @@ def _usual_headers(e: Envelope, key: str | None) -> list[tuple[str, bytes]]:
     headers = [*_headers_of(e.source, e.type, e.version, e.content_type), ("ce_id", e.id.encode())]
     if key is not None:
         raw = key.encode()
-        headers.append(("ce_subject", raw))
-        headers.append(("ce_partitionkey", raw))
+        headers += (("ce_subject", raw), ("ce_partitionkey", raw))
     if e.time:
         headers.append(("ce_time", _time_header(e.time)))
-    optional = (e.schema, e.correlation, e.causation, e.attempt, e.traceparent, e.tracestate)
+    schema, correlation, causation, attempt, parent, state = e.schema, e.correlation, e.causation, e.attempt, e.traceparent, e.tracestate
+    if (
+        correlation and causation and attempt and schema is None and parent is None and state is None
+        and correlation.isprintable() and causation.isprintable()
+    ):  # fmt: skip
+        # What a handler has published, without a loop.
+        cause = causation.encode()
+        headers += (
+            ("ce_correlationid", cause if correlation == causation else correlation.encode()),
+            ("ce_causationid", cause),
+            ("ce_causationattempt", _attempt_header(attempt)),
+        )
+        return headers
+    optional = (schema, correlation, causation, attempt, parent, state)
     if optional != _NONE:
         for name, value in zip(_OPTIONAL, optional, strict=True):
             if value is not None:
                 _checked(name[3:], value)
                 headers.append((name, value.encode()))
     return headers
+
+
+# A group and a small number.
+@lru_cache(maxsize=1024)
+def _attempt_header(attempt: str) -> bytes:
+    _checked("causationattempt", attempt)
+    return attempt.encode()
 
 
 # Few combinations exist, and every event has one of them.

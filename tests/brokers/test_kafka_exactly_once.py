@@ -1,0 +1,167 @@
+"""Handlers with `exactly_once=True` on Kafka, as somebody sees them who knows nothing of Millstream: each input has its output once."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from tests.brokers.kafka_server import kafka_url
+from tests.brokers.kafka_transformer import transformer
+from tests.brokers.words import unique, until
+
+from millstream import App
+from millstream.app.control import sign
+from millstream.brokers.kafka import KafkaBroker
+from millstream.brokers.kafka_settings import settings_of
+from millstream.core.facts import Operation
+from millstream.stores.sqlite import SqliteStore
+from millstream.stores.sqlite_file import SqliteFile
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+COUNT = 3000
+#: Keys, and those of them that have a dead letter.
+KEYS = 50
+FAILING = {f"k{number % KEYS}" for number in range(3, COUNT, 500)}
+EXPECTED = sorted(number for number in range(COUNT) if f"k{number % KEYS}" not in FAILING or number < 3)
+
+
+def committed(topic: str, partitions: int = 2) -> dict[str, list[int]]:
+    """The numbers of each key in the order in which a plain consumer finds them, of what is committed."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": str(settings_of(kafka_url()).client["bootstrap.servers"]), "group.id": "plain",
+            "isolation.level": "read_committed", "enable.partition.eof": True, "fetch.wait.max.ms": 10, "auto.offset.reset": "earliest",
+        }
+    )  # fmt: skip
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+    found: dict[str, list[int]] = {}
+    ends = 0
+    while ends < partitions:
+        for record in consumer.consume(1000, 0.1):
+            if record.error():
+                ends += 1
+                continue
+            body = msgspec.json.decode(record.value() or b"")
+            found.setdefault(body["key"], []).append(body["number"])
+    consumer.close()
+    return found
+
+
+async def arrived(topic: str, reached: Callable[[int], bool]) -> dict[str, list[int]]:
+    """Read it again and again until so many are there."""
+    found: dict[str, list[int]] = {}
+
+    async def look() -> None:
+        found.clear()
+        found.update(await asyncio.to_thread(committed, topic))
+
+    await until(lambda: reached(sum(map(len, found.values()))), look, lambda: f"{sum(map(len, found.values()))} outputs came")
+    return found
+
+
+async def produce(app: App, first: int, end: int) -> None:
+    """Publish inputs with these numbers."""
+    for sent in range(first, end, 100):
+        await app.publish_many([app.state.given(f"k{number % KEYS}", number) for number in range(sent, min(sent + 100, end))])
+
+
+@asynccontextmanager
+async def processes(name: str, folder: Path, count: int) -> AsyncGenerator[list[Any]]:
+    """So many of the service; all of them are gone at the end."""
+    command = (sys.executable, "-m", "tests.brokers.kafka_transformer", name, kafka_url(), str(folder))
+    running = [await asyncio.create_subprocess_exec(*command, cwd=ROOT) for _ in range(count)]
+    try:
+        yield running
+    finally:
+        for process in running:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+async def have_joined(app: App, name: str, count: int) -> None:
+    """Wait until so many members have something to do."""
+    owners: set[str | None] = set()
+
+    async def look() -> None:
+        owners.clear()
+        owners.update(state.owner for state in await app.broker.positions(name))
+
+    await until(lambda: len(owners - {None}) == count, look, lambda: f"only {owners} work")
+
+
+async def check(app: App, found: dict[str, list[int]]) -> None:
+    """Each input has its output once, in the order of its key; what failed and what followed of its key waits in the store."""
+    assert sorted(number for numbers in found.values() for number in numbers) == EXPECTED
+    assert all(numbers == sorted(numbers) for numbers in found.values())
+    parked = await app.store.parked(app.name, most=COUNT)
+    assert sorted(p.state for p in parked).count("dead") == len(FAILING)
+    assert len(parked) == COUNT - len(EXPECTED)
+
+
+async def test_each_input_has_its_output_once_although_workers_come_and_go_and_die(tmp_path: Path) -> None:
+    """Processes join, leave in peace, and one is killed, under load."""
+    name = unique("transform")
+    async with transformer(name, kafka_url(), tmp_path) as app, processes(name, tmp_path, 2) as (doomed, leaving):
+        await have_joined(app, name, 2)
+        await produce(app, 0, 1000)
+        doomed.kill()
+        async with processes(name, tmp_path, 1):
+            await produce(app, 1000, 2000)
+            await arrived(f"{name}.made", lambda count: count > len(EXPECTED) // 3)
+            leaving.send_signal(signal.SIGTERM)
+            await produce(app, 2000, COUNT)
+            await leaving.wait()
+            found = await arrived(f"{name}.made", lambda count: count >= len(EXPECTED))
+
+            await check(app, found)
+
+
+async def test_a_zombie_publishes_nothing(tmp_path: Path) -> None:
+    """A process is stopped with work in hand, another takes over, and then the first goes on: it publishes nothing of what it had."""
+    name = unique("zombie")
+    async with transformer(name, kafka_url(), tmp_path) as app, processes(name, tmp_path, 1) as (zombie,):
+        await have_joined(app, name, 1)
+        await produce(app, 0, 1000)
+        await arrived(f"{name}.made", lambda count: count > 0)
+        zombie.send_signal(signal.SIGSTOP)
+        async with processes(name, tmp_path, 1):
+            await produce(app, 1000, COUNT)
+            await arrived(f"{name}.made", lambda count: count >= len(EXPECTED))
+            zombie.send_signal(signal.SIGCONT)
+            await have_joined(app, name, 2)
+            await produce(app, COUNT, COUNT + 100)
+            extra = [number for number in range(COUNT, COUNT + 100) if f"k{number % KEYS}" not in FAILING]
+            found = await arrived(f"{name}.made", lambda count: count >= len(EXPECTED) + len(extra))
+
+            assert sorted(number for numbers in found.values() for number in numbers) == sorted(EXPECTED + extra)
+            assert all(numbers == sorted(numbers) for numbers in found.values())
+
+
+async def test_a_group_is_moved_back_while_it_runs(tmp_path: Path) -> None:
+    """Its members leave for a moment, Kafka's position is moved, and what was handled is handled again."""
+    name = unique("moved")
+    stop = asyncio.Event()
+    service = transformer(name, kafka_url(), tmp_path)
+    service.configure(broker=KafkaBroker(kafka_url()), store=SqliteStore(SqliteFile(tmp_path / "store.db")), facts="on")
+    async with service as app, asyncio.TaskGroup() as tasks:
+        tasks.create_task(app.run(stop, grace=1))
+        await have_joined(app, name, 1)
+        await produce(app, 10, 20)
+        await arrived(f"{name}.made", lambda count: count >= 10)
+        positions = tuple((f"{name}.given", number, 0) for number in range(4))
+        operation = Operation(
+            id=unique("op"), kind="reset", group=name, by="ana", reason="a test", at=app.clock.micros(), positions=positions
+        )
+        await app.broker.broadcast(sign(operation, None))
+        found = await arrived(f"{name}.made", lambda count: count >= 20)
+        stop.set()
+
+        assert sorted(number for numbers in found.values() for number in numbers) == sorted([*range(10, 20)] * 2)

@@ -216,7 +216,7 @@ export const WIDTHS: [least: number, width: number][] = [
 ];
 
 export function widthOf(edge: MapEdge): number {
-  return edge.observed ? (WIDTHS.find(([least]) => edge.rate >= least)?.[1] ?? 1.5) : 1;
+  return edge.observed ? (WIDTHS.find((step) => edge.rate >= step[0])?.[1] ?? 1.5) : 1;
 }
 
 /** Seconds on average of one delivery, waiting and working; null when none was seen. */

@@ -79,12 +79,12 @@ function asked<W>(a: Part<W>, b: Part<W>): boolean {
 }
 
 /** Write what is new on shapes that look as they did. Most answers change nothing else, and Preact would compare all of them. */
-function writing<W>(looksAs: (index: number, drawn: Graph, now: Graph) => boolean, write: (index: number, part: Part<W>) => void): (drawn: Part<W>, now: Part<W>) => boolean {
+function writing<W>(looksAs: (index: number, drawn: Graph, now: Graph) => boolean, write: (index: number, part: Part<W>, written: Graph) => void): (drawn: Part<W>, now: Part<W>) => boolean {
   return (drawn, now) => {
     if (asked(drawn, now) || drawn.of !== now.of || drawn.words !== now.words || drawn.walk !== now.walk) return false;
     for (const index of now.of) {
       if (!looksAs(index, drawn.graph, now.graph)) return false;
-      write(index, now);
+      write(index, now, drawn.graph);
     }
     return true;
   };
@@ -98,7 +98,8 @@ function isBehind(edge: Edge, graph: Graph): boolean {
 }
 
 function edgeLooksAs(index: number, drawn: Graph, now: Graph): boolean {
-  const [a, b] = [drawn.edges[index], now.edges[index]];
+  const a = drawn.edges[index];
+  const b = now.edges[index];
   return (
     a !== undefined &&
     b !== undefined &&
@@ -155,7 +156,8 @@ function SomeEdges(part: Part<EdgeWords>) {
 }
 
 function nodeLooksAs(index: number, drawn: Graph, now: Graph): boolean {
-  const [a, b] = [drawn.nodes[index], now.nodes[index]];
+  const a = drawn.nodes[index];
+  const b = now.nodes[index];
   return (
     a !== undefined &&
     b !== undefined &&
@@ -164,13 +166,16 @@ function nodeLooksAs(index: number, drawn: Graph, now: Graph): boolean {
     a.alive === b.alive &&
     a.node.version === b.node.version &&
     a.node.health?.state === b.node.health?.state &&
+    a.node.health?.severity === b.node.health?.severity &&
     a.node.dead === b.node.dead
   );
 }
 
-function writeNode(index: number, { graph, words, walk }: Part<NodeWords>): NodeWords {
+function writeNode(index: number, { graph, words, walk }: Part<NodeWords>, written?: Graph): NodeWords {
   const node = graph.nodes[index] as Node;
   const mine = words.of(node.id);
+  const before = written?.nodes[index];
+  if (before && before.node.lag === node.node.lag && before.node.age === node.node.age && written.rates.get(node.id) === graph.rates.get(node.id)) return mine;
   const pace = node.kind === "event" || !graph.rates.has(node.id) ? "" : rate(graph.rates.get(node.id));
   const waiting = waitingOf(node);
   mine.pace.write(pace);

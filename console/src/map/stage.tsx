@@ -226,10 +226,15 @@ export function Stage(props: StageProps) {
 }
 
 function PaceNote({ pace }: { pace: Pace }) {
-  if (pace.still) return <p class="pace">Edges show rates: your system asks for little motion.</p>;
-  if (pace.rate > TOO_FAST) return <p class="pace">{Math.round(pace.rate)} events a second are too many for dots: edges show rates.</p>;
-  if (pace.sampled < 0.99 && pace.rate > 0) return <p class="pace">Each dot stands for about {Math.max(2, Math.round(1 / pace.sampled))} events.</p>;
-  return null;
+  const note = noteOf(pace);
+  return <div class="pace">{note && <p>{note}</p>}</div>;
+}
+
+function noteOf({ still, rate, sampled }: Pace): string {
+  if (still) return "Edges show rates: your system asks for little motion.";
+  if (rate > TOO_FAST) return `${Math.round(rate)} events a second are too many for dots: edges show rates.`;
+  if (sampled < 0.99 && rate > 0) return `Each dot stands for about ${Math.max(2, Math.round(1 / sampled))} events.`;
+  return "";
 }
 
 function outside(at: number, room: number, size: number): number {

@@ -1,4 +1,4 @@
-/** Drawing that can wait a moment is done a little in each frame, so that no frame is a long one. */
+/** Drawing that can wait a moment is done a little at a time, so that no frame is a long one. */
 
 import { Component, type FunctionComponent } from "preact";
 
@@ -32,7 +32,7 @@ export function inTurn<P extends object>(
         return true;
       }
       waiting.add(this);
-      frame ||= requestAnimationFrame(takeTurns);
+      frame ||= afterNext();
       return false;
     }
 
@@ -55,6 +55,13 @@ export function inTurn<P extends object>(
   return InTurn as unknown as FunctionComponent<P>;
 }
 
+/** Every other frame: the one in which an answer was read has work enough, and two that come close together are like one. */
+function afterNext(): number {
+  return requestAnimationFrame(() => {
+    frame = requestAnimationFrame(takeTurns);
+  });
+}
+
 async function takeTurns(): Promise<void> {
   const until = performance.now() + SLICE;
   for (const turn of waiting) {
@@ -63,5 +70,5 @@ async function takeTurns(): Promise<void> {
     if (turn.take()) await null;
     if (performance.now() >= until) break;
   }
-  frame = waiting.size ? requestAnimationFrame(takeTurns) : 0;
+  frame = waiting.size ? afterNext() : 0;
 }

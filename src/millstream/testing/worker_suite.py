@@ -21,7 +21,7 @@ from millstream.core.handler import Context
 from millstream.core.retry import Retry
 from millstream.core.store import Page, Transaction
 from millstream.stores.memory import MemoryStore
-from millstream.testing.scenario import expect, promised, skip
+from millstream.testing.scenario import expect, promised, refused, skip
 from millstream.testing.store_scenarios import StoreScenarios
 from millstream.testing.worker_ground import Done, Made, Other, faults, times
 
@@ -263,6 +263,114 @@ class WorkerSuite(StoreScenarios):
             await self.until_rows(app, 4)
             await asyncio.sleep(self.silence)
             assert await self.rows(app) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+
+    # Exactly once, by the broker alone
+
+    @promised("transactional", "positional")
+    async def test_exactly_once_each_input_has_its_outputs_once(self) -> None:
+        """Over failed attempts and workers that follow one another, in the order of each key, without an inbox or an outbox."""
+        count = 40
+
+        def a_worker() -> App:
+            app = self.app()
+
+            @app.subscriber(Made, exactly_once=True, retry=SOON)
+            async def handle(made: Made, context: Context) -> list[Done]:
+                if made.number % 7 == 3 and context.attempt == 1:
+                    raise ValueError("not yet")
+                return [Done(made.key, 2 * made.number), Done(made.key, 2 * made.number + 1)]
+
+            return app
+
+        first, second = a_worker(), a_worker()
+        collected, collected_then = self.collect(first), self.collect(second)
+        async with self.running(first):
+            await first.publish_many([Made(f"k{n % 4}", n) for n in range(count // 2)])
+            await self.until_count(collected, 5, "events were published")
+        async with self.running(second):
+            await second.publish_many([Made(f"k{n % 4}", n) for n in range(count // 2, count)])
+            await self.until(
+                lambda: len(collected) + len(collected_then) >= 2 * count,
+                lambda: f"{len(collected) + len(collected_then)} of {2 * count} events were published",
+            )
+            await self.still(lambda: len(collected_then))
+
+            found = [done for done, _ in (*collected, *collected_then)]
+            assert sorted(done.number for done in found) == list(range(2 * count))
+            for key in {done.key for done in found}:
+                numbers = [done.number for done in found if done.key == key]
+                assert numbers == sorted(numbers), f"{key} was turned round: {numbers}"
+            assert await second.store.outbox(0, 1) == []
+            assert not await second.store.has_marks(self.group(second), 0)
+
+    @promised("transactional", "positional")
+    async def test_exactly_once_a_dead_letter_waits_in_the_store(self) -> None:
+        """What follows of its key waits behind it, others are published; redriven, it is published too, and then the others of its key."""
+        app = self.app()
+        collected, failing = self.collect(app), {"a"}
+
+        @app.subscriber(Made, exactly_once=True, retry=ONCE)
+        async def handle(made: Made) -> Done:
+            if made.key in failing:
+                raise ValueError("never")
+            return Done(made.key, made.number)
+
+        async with self.running(app):
+            await app.publish_many([Made(key, number) for number, key in enumerate("abab")])
+            await self.until_count(collected, 2, "events were published")
+            dead, _ = await self.until_parked(app, "dead", "queued")
+            failing.clear()
+            await app.store.request("redrive", [dead.id], "mended")
+            await self.until_count(collected, 4, "events were published")
+            await self.still(lambda: len(collected))
+            await self.until_parked(app)
+
+        assert [done for done, _ in collected if done.key == "b"] == [Done("b", 1), Done("b", 3)]
+        assert [done for done, _ in collected if done.key == "a"] == [Done("a", 0), Done("a", 2)]
+
+    @promised("transactional", "positional")
+    async def test_exactly_once_a_crash_between_store_and_broker_repeats_nothing(self) -> None:
+        """What is parked, and not settled when its worker dies, is passed over by the next one."""
+        app = self.app(faulty_store=True)
+        collected, calls = self.collect(app), list[str]()
+
+        @app.subscriber(Made, exactly_once=True, retry=ONCE)
+        async def handle(made: Made) -> Done:
+            calls.append(made.key)
+            if made.key == "a":
+                raise ValueError("never")
+            return Done(made.key, made.number)
+
+        died: list[bool] = []
+        async with self.running(app):
+            await app.publish(Made("warm"))
+            await self.until_count(collected, 1, "events were published")
+            commit = app.store.commit
+
+            async def dies(page: Page) -> None:
+                await commit(page)
+                if page.park and not died:
+                    died.append(True)
+                    raise StoreError("it has committed, and then it died")
+
+            setattr(app.store, "commit", dies)  # noqa: B010 - in place of a method
+            await app.publish_many([Made("a", 1), Made("b", 2), Made("a", 3)])
+            await self.until_count(collected, 2, "events were published")
+            await self.until_parked(app, "dead", "queued")
+            await self.still(lambda: len(collected))
+
+        assert calls.count("a") == 1
+        assert [done for done, _ in collected] == [Done("warm", 0), Done("b", 2)]
+
+    @refused("transactional")
+    async def test_exactly_once_is_refused_without_transactions(self) -> None:
+        """A broker that cannot is not asked to try."""
+        app = self.app()
+
+        @app.subscriber(Made, exactly_once=True)
+        async def handle(_made: Made) -> None: ...  # pyright: ignore[reportUnusedFunction]
+
+        await expect(ConfigurationError, app.__aenter__())
 
     # Fences
 

@@ -32,7 +32,7 @@ ROWS = {
     "durable": "survives the death of every process",
     "shared": "several processes work in a group",
     "positional": "positions that rise; a redelivery is known by them",
-    "transactional": "publishes and settles in one transaction: `Subscription.publish_and_settle`, which handlers do not use yet",
+    "transactional": "publishes and settles in one transaction: `exactly_once=True`",
     "marks": "the relay copies the outbox exactly once",
     "broadcast": "operators' actions reach every process",
     "shares_partitions": "members share a partition; the inbox is the only fence",

@@ -23,6 +23,9 @@ export interface Picturing {
   played: number | null;
 }
 
+// Shapes stand where they are by their own coordinates: the browser paints each transformed element by itself, and a map in which
+// nodes were moved to their places took three milliseconds to paint whatever had changed.
+
 /** So many shapes are drawn together. */
 const PART = 8;
 
@@ -334,20 +337,18 @@ const EdgeShape = memo(({ id, d, middle, look, width, words, observed, behind: l
     <path class="wide" d={d} />
     <path class="wire" d={d} stroke-width={steps ? Math.max(2, width) : width} marker-end={`url(#${red ? "arrow-error" : steps ? "arrow-accent" : look === "failing" ? "arrow-error" : look === "undeclared" ? "arrow-warn" : "arrow"})`} />
     {steps ? (
-      <g transform={`translate(${middle.x},${middle.y})`} class="step">
-        <rect x={-(steps.length * 3.6 + 7)} y="-10" width={steps.length * 7.2 + 14} height="20" rx="10" />
-        <text y="4" text-anchor="middle">
+      <g class="step">
+        <rect x={middle.x - (steps.length * 3.6 + 7)} y={middle.y - 10} width={steps.length * 7.2 + 14} height="20" rx="10" />
+        <text x={middle.x} y={middle.y + 4} text-anchor="middle">
           {steps}
         </text>
       </g>
     ) : (
       <>
         {(failed || late) && (
-          <g transform={`translate(${middle.x - 7},${middle.y - 7})`} class={failed ? "mark failed" : "mark late"}>
-            <circle cx="7" cy="7" r="9" class="back" />
-            <g transform="translate(1,1)">
-              <GlyphShape name={failed ? "cross" : "up"} />
-            </g>
+          <g class={failed ? "mark failed" : "mark late"}>
+            <circle cx={middle.x} cy={middle.y} r="9" class="back" />
+            <GlyphShape name={failed ? "cross" : "up"} x={middle.x - 6} y={middle.y - 6} />
           </g>
         )}
         {observed && (
@@ -378,11 +379,13 @@ interface NodeProps {
 
 const NodeShape = memo(({ id, kind, short, alive, box, version, look, word, many, words, selected, faded }: NodeProps) => {
   const [w, h] = [box.width, box.height];
+  const [x, y] = [box.x - w / 2, box.y - h / 2];
+  const badgeAt = x + w - 8 - (many.length - 1) * 4;
   const badge = many && (
     <>
-      <g class="dead" transform={`translate(${w - 8 - (many.length - 1) * 4},-9)`}>
-        <path d={`M4.7,0 h${10 + (many.length - 1) * 4} l4.7,4.7 v10 l-4.7,4.7 h${-10 - (many.length - 1) * 4} l-4.7,-4.7 v-10z`} />
-        <text x={9.7 + (many.length - 1) * 2} y="14" text-anchor="middle">
+      <g class="dead">
+        <path d={`M${badgeAt + 4.7},${y - 9} h${10 + (many.length - 1) * 4} l4.7,4.7 v10 l-4.7,4.7 h${-10 - (many.length - 1) * 4} l-4.7,-4.7 v-10z`} />
+        <text x={badgeAt + 9.7 + (many.length - 1) * 2} y={y + 5} text-anchor="middle">
           {many}
         </text>
       </g>{" "}
@@ -391,44 +394,43 @@ const NodeShape = memo(({ id, kind, short, alive, box, version, look, word, many
   return (
     <g
       class={`node ${kind} ${look ? `tone-${look.tone}` : ""} ${selected ? "selected" : ""} ${faded ? "faded" : ""} ${alive ? "" : "gone"}`}
-      transform={`translate(${box.x - w / 2},${box.y - h / 2})`}
       data-node={id}
       tabindex={0}
       role="button"
       ref={words.name.ref}
       aria-pressed={selected ? "true" : "false"}
     >
-      <path class="face" d={outline(kind, w, h)} />
+      <path class="face" d={outline(kind, x, y, w, h)} />
       {kind === "handler" || kind === "service" ? (
         <>
           {look && (
             <>
-              <path class="stripe" d={`M0,6 a6,6 0 0 1 4,-5.6 V${h - 0.4} a6,6 0 0 1 -4,-5.6z`} />
-              <g class="glyph" transform="translate(14,11)">
-                <GlyphShape name={look.glyph} />
+              <path class="stripe" d={`M${x},${y + 6} a6,6 0 0 1 4,-5.6 v${h - 0.8} a6,6 0 0 1 -4,-5.6z`} />
+              <g class="glyph">
+                <GlyphShape name={look.glyph} x={x + 14} y={y + 11} />
               </g>
             </>
           )}
-          <text class="label" x={look ? 32 : 14} y="21">
+          <text class="label" x={x + (look ? 32 : 14)} y={y + 21}>
             {short}
           </text>{" "}
-          <text class="word" x="14" y="42">
+          <text class="word" x={x + 14} y={y + 42}>
             {word}
           </text>{" "}
           {badge}
-          <text class="numbers" x={w - 12} y="21" text-anchor="end" ref={words.pace.ref} />{" "}
-          <text class="numbers" x={w - 12} y="42" text-anchor="end" ref={words.waiting.ref} />
+          <text class="numbers" x={x + w - 12} y={y + 21} text-anchor="end" ref={words.pace.ref} />{" "}
+          <text class="numbers" x={x + w - 12} y={y + 42} text-anchor="end" ref={words.waiting.ref} />
         </>
       ) : kind === "producer" ? (
         <>
-          <path class="hint" d="M11,11.5 L19,17 L11,22.5z" />
-          <text class="aside" x="26" y="21.5">
+          <path class="hint" d={`M${x + 11},${y + 11.5} l8,5.5 l-8,5.5z`} />
+          <text class="aside" x={x + 26} y={y + 21.5}>
             publishes
           </text>{" "}
-          <text class="numbers" x={w - 12} y="21.5" text-anchor="end" ref={words.pace.ref} />
+          <text class="numbers" x={x + w - 12} y={y + 21.5} text-anchor="end" ref={words.pace.ref} />
         </>
       ) : (
-        <text class="label" x={w / 2} y="22" text-anchor="middle">
+        <text class="label" x={box.x} y={y + 22} text-anchor="middle">
           {short}
           {version !== null && <tspan class="aside"> v{version}</tspan>}
         </text>
@@ -438,16 +440,16 @@ const NodeShape = memo(({ id, kind, short, alive, box, version, look, word, many
   );
 }, 2);
 
-function outline(kind: Node["kind"], w: number, h: number): string {
+function outline(kind: Node["kind"], x: number, y: number, w: number, h: number): string {
   switch (kind) {
     case "event": {
-      const tip = h / 2;
-      return `M${tip * 0.7},0 H${w - tip * 0.7} L${w},${tip} L${w - tip * 0.7},${h} H${tip * 0.7} L0,${tip}z`;
+      const [tip, slope] = [h / 2, h * 0.35];
+      return `M${x + slope},${y} h${w - 2 * slope} l${slope},${tip} l${-slope},${tip} h${2 * slope - w} l${-slope},${-tip}z`;
     }
     case "producer":
-      return `M3,0 H${w - h / 2} a${h / 2},${h / 2} 0 0 1 0,${h} H3 a3,3 0 0 1 -3,-3 V3 a3,3 0 0 1 3,-3z`;
+      return `M${x + 3},${y} h${w - h / 2 - 3} a${h / 2},${h / 2} 0 0 1 0,${h} h${3 + h / 2 - w} a3,3 0 0 1 -3,-3 v${6 - h} a3,3 0 0 1 3,-3z`;
     default:
-      return `M6,0 H${w - 6} a6,6 0 0 1 6,6 V${h - 6} a6,6 0 0 1 -6,6 H6 a6,6 0 0 1 -6,-6 V6 a6,6 0 0 1 6,-6z`;
+      return `M${x + 6},${y} h${w - 12} a6,6 0 0 1 6,6 v${h - 12} a6,6 0 0 1 -6,6 h${12 - w} a6,6 0 0 1 -6,-6 v${12 - h} a6,6 0 0 1 6,-6z`;
   }
 }
 

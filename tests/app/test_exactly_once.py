@@ -15,9 +15,11 @@ from millstream.app.operations import Target, plan_replay, replay
 from millstream.app.system_clock import SystemClock
 from millstream.brokers.memory import MemoryBroker, MemorySubscription
 from millstream.contracts.errors import BrokerError, ConfigurationError, FencedError, PublishError, StoreError, TooLargeError
+from millstream.contracts.partition import partition_of
 from millstream.core.broker import Features, Partition
 from millstream.core.facts import Operation
 from millstream.core.observe import Outcome, Outcomes
+from millstream.core.store import Page
 from millstream.stores.memory import MemoryStore
 from millstream.testing import ManualClock, TestApp
 
@@ -413,6 +415,50 @@ async def test_an_event_that_the_broker_refuses_makes_a_dead_letter_of_its_deliv
         await until(lambda: len(shipped(broker)) == 5)
 
         assert shipped(broker) == [("a", 0), ("c", 3), ("b", 1), ("b", 2), ("b", 4)]
+
+
+async def test_what_has_killed_its_workers_becomes_a_dead_letter(broker: MemoryBroker, store: MemoryStore) -> None:
+    """Crashes are counted as elsewhere: what may have killed the last owner runs alone, and not for ever."""
+    calls: list[int] = []
+    app = failing_shop(broker, store, set(), calls)
+
+    async with app:
+        await app.publish_many([Paid("a", 0), Paid("b", 1)])
+        (assignment,) = await store.assign("shop.ship", [PLACE])
+        await store.commit(Page(group="shop.ship", fences={PLACE: assignment.epoch}, suspects={(PLACE, 0): 3}))
+    async with running(failing_shop(broker, store, set(), calls)):
+        await until(lambda: len(shipped(broker)) == 1)
+        await until(lambda: not store.tables.suspects)
+        (dead,) = store.tables.parked.values()
+
+    assert (dead.position, dead.reason) == (0, "crashed the worker 3 times")
+    assert (calls, shipped(broker)) == ([1], [("b", 1)])
+
+
+async def test_what_waits_behind_a_retry_holds_up_no_other_partition(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much there is of its key, others go on."""
+    monkeypatch.setattr("millstream.app.worker.MOST_IN_FLIGHT", 10)
+    clock = ManualClock()
+    store = MemoryStore(append=broker.append, micros=clock.micros, monotonic=clock.monotonic)
+    app = App("shop", topics=[Topic(name="order.paid", partitions=2)], clock=clock)
+    app.configure(broker=broker, store=store, facts="off")
+    keys = {partition_of(f"o-{n}", 2): f"o-{n}" for n in range(10)}
+
+    @app.subscriber(exactly_once=True, retry=Retry(attempts=2, first=100, longest=100, jitter=0))
+    async def ship(paid: Paid, context: Context) -> Shipped:
+        if paid.number == 0 and context.attempt == 1:
+            raise ValueError("not yet")
+        return Shipped(paid.order_id, paid.number)
+
+    async with running(app):
+        await app.publish_many([Paid(keys[0], n) for n in range(50)])
+        await app.publish_many([Paid(keys[1], n) for n in range(50, 100)])
+        await until(lambda: len(shipped(broker)) == 50)
+        assert [number for _, number in shipped(broker)] == list(range(50, 100))
+        await clock.advance(101)
+        await until(lambda: len(shipped(broker)) == 100)
+
+        assert [number for _, number in shipped(broker)][50:] == list(range(50))
 
 
 @pytest.mark.parametrize("error", [FencedError("gone"), BrokerError("broken")])

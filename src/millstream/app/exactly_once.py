@@ -33,6 +33,8 @@ class OneTransaction(Batch):
 
     events: list[Envelope] = msgspec.field(default_factory=list[Envelope])
     settling: list[Delivery] = msgspec.field(default_factory=list[Delivery])
+    ends: dict[Owned, int] = msgspec.field(default_factory=dict[Owned, int])
+    """How far each partition has come then."""
 
 
 class ExactlyOnceWorker(GroupWorker):
@@ -106,8 +108,10 @@ class ExactlyOnceWorker(GroupWorker):
             if work.parked is not None:
                 # What has waited in the store is settled there, and publishes through the outbox.
                 work.settled = True
+                batch.works.append(work)
+                batch.page.fences[work.owned.partition] = work.owned.epoch
                 self._enter(work, batch.page)
-                self._take_in(work, batch)
+                self._clear(work, batch.page)
         batch.published = bool(batch.page.events)
         for owned in touched:
             self._collect_from(owned, batch)
@@ -122,35 +126,40 @@ class ExactlyOnceWorker(GroupWorker):
 
     def _collect_from(self, owned: Owned, batch: OneTransaction) -> None:
         """First what is to be parked, if anything; then what is to be published. What is to be parked after that waits."""
-        in_flight, publishing = owned.in_flight, False
-        while in_flight and len(batch.works) < MOST:
-            work = in_flight[0]
-            if work.kind is None:
-                return
-            if owned.refused and work.kind == "handled" and work.delivery.position <= owned.refused.get(work.sequence, -1):
-                self._judge.queue(work)
-            if work.park is not None and not work.committed:
+        in_flight, noted, refused, publishing = owned.in_flight, owned.noted, owned.refused, False
+        works, settling, events, page = batch.works, batch.settling, batch.events, batch.page
+        work: Work | None = None
+        while in_flight and len(works) < MOST:
+            first = in_flight[0]
+            if first.kind is None:
+                break
+            if refused and first.kind == "handled" and first.delivery.position <= refused.get(first.sequence, -1):
+                self._judge.queue(first)
+            if first.park is not None and not first.committed:
                 if publishing:
-                    return
-                batch.page.park.append(work.park)
-                batch.page.positions[owned.partition] = work.delivery.position + 1
-                batch.page.fences[owned.partition] = owned.epoch
+                    break
+                page.park.append(first.park)
+                page.positions[owned.partition] = first.delivery.position + 1
+                page.fences[owned.partition] = owned.epoch
             else:
                 publishing = True
-                batch.events += work.published
-            in_flight.popleft()
-            self._take_in(work, batch)
-            batch.settling.append(work.delivery)
+                events += first.published
+            work = in_flight.popleft()
+            works.append(work)
+            settling.append(work.delivery)
+            if noted:
+                self._clear(work, page)
+        if work is not None:
+            batch.ends[owned] = work.delivery.position + 1
 
-    def _take_in(self, work: Work, batch: OneTransaction) -> None:
+    def _clear(self, work: Work, page: Page) -> None:
+        """It has killed nobody."""
         owned, position = work.owned, work.delivery.position
-        batch.works.append(work)
-        if work.parked is not None or (owned.noted and position in owned.noted):
-            batch.page.fences[owned.partition] = owned.epoch
-        if owned.noted and position in owned.noted:
+        if position in owned.noted:
             owned.noted.discard(position)
             owned.suspects.pop(position, None)
-            batch.page.suspects[owned.partition, position] = 0
+            page.fences[owned.partition] = owned.epoch
+            page.suspects[owned.partition, position] = 0
 
     def _note_outcomes(self, batch: Batch) -> None:
         if self._observers:
@@ -181,10 +190,8 @@ class ExactlyOnceWorker(GroupWorker):
         except PublishError as error:
             await self._refused(batch, error)
             return False
-        for delivery in batch.settling:
-            owned = self.owned.get(delivery.partition)
-            if owned is not None:
-                owned.upto = delivery.position + 1
+        for owned, end in batch.ends.items():
+            owned.upto = end
         return True
 
     async def _refused(self, batch: OneTransaction, error: PublishError) -> None:
@@ -214,10 +221,16 @@ class ExactlyOnceWorker(GroupWorker):
         self._note_outcomes(batch)
         await self.committed(batch)
 
+    def room(self) -> int:
+        # What is behind a retry holds up its own partition, and no other.
+        return super().room() + self._lanes.held_back
+
     # Giving up
 
     def _has_work(self, owned: Owned) -> bool:
         first = owned.in_flight[0] if owned.in_flight else None
+        if owned.gone:
+            return False
         return bool(owned.retrying or owned.unfinished or (first is not None and first.kind is not None))
 
     async def _note_where(self, leaving: Sequence[Owned]) -> None:

@@ -129,6 +129,16 @@ class Lanes:
                 del self._held[task]
                 self._abandon(work)
 
+    @property
+    def held_back(self) -> int:
+        """How many wait for a next attempt, their own or that of another of their sequence."""
+        count = 0
+        for work in self._held.values():
+            behind: Work | None = work
+            while behind is not None:
+                count, behind = count + 1, behind.behind
+        return count
+
     def _hold(self, work: Work) -> None:
         """Have it called again in a while; what comes after it of its sequence waits behind it."""
         if work.owned.gone:

@@ -287,13 +287,25 @@ class KafkaSubscription:
         self._poller.release(partitions)
 
     async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
-        offsets = {delivery.partition: delivery.position + 1 for delivery in done}
+        offsets: dict[Partition, int] = {}
+        last: Delivery | None = None
+        for delivery in done:
+            # Those of a partition come one after another: only the last of a run matters.
+            if last is not None and delivery.partition is not last.partition:
+                offsets[last.partition] = last.position + 1
+            last = delivery
+        if last is not None:
+            offsets[last.partition] = last.position + 1
         gone = [partition for partition in offsets if partition not in self._owned]
         if gone:
             raise FencedError(
                 f"group {self._record.name!r} gave {gone[0].topic}/{gone[0].number} to another member, so nothing was published; the new "
                 "owner does it."
             )
+        for partition, offset in offsets.items():
+            owned = self._owned[partition]
+            # Behind the last event there may be the marks of transactions, which nobody gets.
+            offsets[partition] = max(offset, owned.end if offset == owned.delivered + 1 else 0)
         records = await self._outgoing(envelopes)
         if self._transactions is None:
             self._transactions = self._make_transactions(self._poller.membership)

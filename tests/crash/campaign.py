@@ -163,6 +163,14 @@ def check_work(folder: Path) -> list[Violation]:
     )
 
 
+def check_transform(folder: Path) -> list[Violation]:
+    """Every event has its successor once, in order, though nothing but the broker knew of it."""
+    end = end_of(folder)
+    booked = [(s.key, s.value) for s in _in_order(end.booked)]
+    dead = end.parked.get("once", frozenset())
+    return check(History.read(folder), end.made, [Reader("events published by the handler", booked, once=True, dead=dead)])
+
+
 def check_units(folder: Path) -> list[Violation]:
     """The store's rows and the log's events are the same."""
     end = end_of(folder)
@@ -188,6 +196,7 @@ def scenarios() -> list[Scenario]:
             Scenario(f"unit of work, {files} file", files, [], "units", "recover_units", check_units),
             Scenario(f"work, {files} file", files, [_PREPARE], "work", "recover", check_work),
             Scenario(f"redrive, {files} file", files, redrive, "work", "recover", check_work),
+            Scenario(f"exactly once, {files} file", files, [_PREPARE], "transform", "recover_transform", check_transform),
             Scenario(f"work after a crash, {files} file", files, after_a_crash, "work", "recover", check_work),
         ]
     return found

@@ -101,6 +101,19 @@ def books(folder: Path, files: str, process: str = "books", before: Callable[[Ma
     return app
 
 
+def scribes(folder: Path, files: str) -> App:
+    """A service that only reads and publishes, exactly once; its store is for dead letters."""
+    app = App("books", **layout(folder, files, "books"), schema=SCHEMA)
+
+    @app.subscriber(Made, group="once", retry=RETRY, start="earliest", exactly_once=True)
+    async def book(made: Made, context: Context) -> Booked:
+        if (made.trouble == "passes" and context.attempt < 3) or made.trouble == "stays":
+            raise BrokenError
+        return Booked(made.key, made.value)
+
+    return app
+
+
 def orders(folder: Path, files: str) -> App:
     """A service that only publishes."""
     return App("orders", **layout(folder, files, "orders"), schema=SCHEMA)
@@ -162,6 +175,17 @@ def work(folder: str, files: str, kill: Sequence[object] | None = None, trace: s
     async def main() -> None:
         app = books(Path(folder), files)
         async with app:
+            await run_until(app, lambda: is_idle(app))
+
+    asyncio.run(main())
+
+
+def transform(folder: str, files: str, kill: Sequence[object] | None = None, trace: str | None = None) -> None:
+    """Run the service that only reads and publishes until it has nothing left to do."""
+    fault(kill, trace)
+
+    async def main() -> None:
+        async with scribes(Path(folder), files) as app:
             await run_until(app, lambda: is_idle(app))
 
     asyncio.run(main())
@@ -284,6 +308,17 @@ def recover(folder: str, files: str) -> None:
 
     async def main() -> None:
         async with books(Path(folder), files) as app:
+            await run_until(app, lambda: is_idle(app))
+            await describe(app, Path(folder))
+
+    asyncio.run(main())
+
+
+def recover_transform(folder: str, files: str) -> None:
+    """Run the service that only reads and publishes again, and write down how everything ended."""
+
+    async def main() -> None:
+        async with scribes(Path(folder), files) as app:
             await run_until(app, lambda: is_idle(app))
             await describe(app, Path(folder))
 

@@ -218,8 +218,8 @@ FAMILY = Family(
             better="more", beside=raw_publish_batches,
         ),
         Row(
-            title="read, process, write, exactly once, beside confluent-kafka", subject=read_process_write, figure="rate", unit="/s", target=50_000,
-            better="more", beside=raw_read_process_write,
+            title="read, process, write, exactly once, beside confluent-kafka", subject=read_process_write, figure="rate", unit="/s",
+            target=50_000, better="more", beside=raw_read_process_write,
         ),
         Row(
             title="latency at 500/s, p50, beside confluent-kafka", subject=latency, figure="p50", unit="ms", beside=raw_latency,

@@ -1,6 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import type { Dot, FlowMap } from "../base/api";
+import { count } from "../base/format";
 import { line, middle } from "../base/inert";
 import { useKeys } from "../base/keys";
 import { go, to } from "../base/route";
@@ -39,7 +40,7 @@ export function Stage(props: StageProps) {
   const moved = useRef(false);
   const [detail, setDetail] = useState("near");
   const [hovered, setHovered] = useState<{ dot: Dot; at: Point } | null>(null);
-  const [pace, setPace] = useState<Pace>({ still: false, sampled: 1, rate: 0 });
+  const [note, setNote] = useState("");
   const latest = useRef(props);
   latest.current = props;
   const dots = useRef(new Dots());
@@ -201,8 +202,8 @@ export function Stage(props: StageProps) {
           <Picture graph={graph} layout={layout} selected={selected} lit={props.lit} walk={props.walk} played={props.played} />
         </g>
       </svg>
-      <DotLayer map={props.map} level={props.level} layout={layout} dots={dots.current} view={view} paint={paint} correlation={props.correlation} still={props.still} onPace={setPace} />
-      <PaceNote pace={pace} />
+      <DotLayer map={props.map} level={props.level} layout={layout} dots={dots.current} view={view} paint={paint} correlation={props.correlation} still={props.still} onPace={(pace) => setNote(noteOf(pace))} />
+      <div class="pace">{note && <p>{note}</p>}</div>
       {hovered && (
         <div class="dot-tip" style={{ left: `${hovered.at.x}px`, top: `${hovered.at.y}px` }}>
           <strong>{line(hovered.dot.from.slice(hovered.dot.from.indexOf(":") + 1))}</strong> → {line(hovered.dot.to.slice(hovered.dot.to.indexOf(":") + 1))}
@@ -225,14 +226,10 @@ export function Stage(props: StageProps) {
   );
 }
 
-function PaceNote({ pace }: { pace: Pace }) {
-  const note = noteOf(pace);
-  return <div class="pace">{note && <p>{note}</p>}</div>;
-}
-
+/** What is said of how fast events come; in round numbers, which stay for longer than a second. */
 function noteOf({ still, rate, sampled }: Pace): string {
   if (still) return "Edges show rates: your system asks for little motion.";
-  if (rate > TOO_FAST) return `${Math.round(rate)} events a second are too many for dots: edges show rates.`;
+  if (rate > TOO_FAST) return `About ${count(Number(rate.toPrecision(2)))} events a second are too many for dots: edges show rates.`;
   if (sampled < 0.99 && rate > 0) return `Each dot stands for about ${Math.max(2, Math.round(1 / sampled))} events.`;
   return "";
 }

@@ -4,15 +4,17 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from tests.brokers.kafka_server import kafka_url
 from tests.brokers.words import PATIENCE, declared, made, published, taken, unique, until
 
 from millstream.brokers.kafka import KafkaBroker
 from millstream.brokers.kafka_settings import settings_of
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import FencedError, MillstreamError
+from millstream.contracts.errors import FencedError, MillstreamError, PublishError, TooLargeError
 from millstream.core.broker import Delivery, Partition
 from millstream.testing.broker_ground import Member
 
@@ -193,3 +195,29 @@ async def test_one_bad_event_undoes_all() -> None:
 
         assert state.committed.value == 0
         assert await stored(broker, output) == []
+
+
+async def test_what_the_servers_refuse_is_named_and_the_rest_can_be_published_without_it() -> None:
+    """A topic that takes less than it did: the answers say which event it was, and nothing was published or settled."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        output, _ = await declared(broker, partitions=1)
+        await published(broker, made(topic, 2, keys=1))
+        await published(broker, made(output, 1, prefix="known"))
+        admin = AdminClient({"bootstrap.servers": str(settings_of(kafka_url()).client["bootstrap.servers"])})
+        smaller = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
+        for changed in admin.incremental_alter_configs([ConfigResource("topic", output, incremental_configs=[smaller])]).values():
+            await asyncio.to_thread(changed.result, 10)
+        member = Member(await broker.open(group, "m"))
+        first, second = await taken(member, 2, settle=False)
+        good, bad = output_of(first, output), msgspec.structs.replace(output_of(second, output), data=b"x" * 5000)
+
+        with pytest.raises(PublishError) as refused:
+            await member.subscription.publish_and_settle([good, bad], [first, second])
+        await member.subscription.publish_and_settle([good], [first])
+        (state,) = await broker.positions(group)
+        await member.close()
+
+        assert [type(result) for result in refused.value.results][1:] == [TooLargeError]
+        assert state.committed.value == 1
+        assert await stored(broker, output) == ["known-0", good.id]

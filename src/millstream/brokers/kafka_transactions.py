@@ -74,6 +74,8 @@ class KafkaTransactions:
                 self._commit(records, offsets, member)
             except _RefusedError as exception:
                 self._undo(exception.errors[0][1])
+                # What a producer sends next, after one of its records was refused, librdkafka may purge.
+                self._end()
                 raise PublishError(self._answers(records, exception.errors)) from exception
             except KafkaException as exception:
                 error = error_of(exception)

@@ -90,7 +90,7 @@ async def latency(url: str, folder: Path, count: int) -> Figures:
     seen, stop = Seen(), asyncio.Event()
     app = app_on(url, folder)
 
-    @app.subscriber(Tick)
+    @app.subscriber(Tick, delivery="at_least_once")
     async def look_at(tick: Tick) -> None:
         seen.one(tick)
 

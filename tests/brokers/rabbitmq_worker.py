@@ -12,6 +12,8 @@ from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
 
+ROOT = Path(__file__).parents[2]
+
 
 @event("test.moved", key="key")
 @dataclass(frozen=True)
@@ -55,5 +57,21 @@ async def handled_once_in_order(app: App, count: int) -> None:
         assert numbers == sorted(numbers), f"{key} came out of order"
 
 
+async def started(name: str, url: str, folder: Path) -> asyncio.subprocess.Process:
+    """A process of it, once it has found the server."""
+    command = (sys.executable, "-m", "tests.brokers.rabbitmq_worker", name, url, str(folder))
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"started\n"
+    return process
+
+
+async def main() -> None:
+    """One process, until it is killed."""
+    async with worker(sys.argv[1], sys.argv[2], Path(sys.argv[3])) as app:
+        print("started", flush=True)
+        await app.run()
+
+
 if __name__ == "__main__":
-    asyncio.run(worker(sys.argv[1], sys.argv[2], Path(sys.argv[3])).run())
+    asyncio.run(main())

@@ -1,13 +1,12 @@
 """A server that dies, connections that are cut, and workers that are killed: on a server of the test's own."""
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.brokers.rabbitmq_server import rabbitmq_url
-from tests.brokers.rabbitmq_worker import Moved, handled, handled_once_in_order, worker
+from tests.brokers.rabbitmq_worker import Moved, handled, handled_once_in_order, started, worker
 from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.rabbitmq import RabbitServer
 
@@ -18,7 +17,6 @@ from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +103,8 @@ async def test_a_service_outlives_its_server(server: RabbitServer, url: str, tmp
 async def test_a_worker_that_is_killed_is_taken_over_from(url: str, tmp_path: Path) -> None:
     """Two processes share a group; one dies with work in hand, and the other one does it, once and in order."""
     name, count = unique("killed"), 2000
-    command = (sys.executable, "-m", "tests.brokers.rabbitmq_worker", name, url, str(tmp_path))
     async with worker(name, url, tmp_path) as app:
-        processes = [await asyncio.create_subprocess_exec(*command, cwd=ROOT) for _ in range(2)]
+        processes = await asyncio.gather(*(started(name, url, tmp_path) for _ in range(2)))
         try:
             for sent in range(0, count, 100):
                 await app.publish_many([Moved(f"k{number % 50}", number) for number in range(sent, sent + 100)])

@@ -1,7 +1,6 @@
 """RabbitMQ with streams keeps what every broker with history has to keep, on a real server."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.brokers.rabbitmq_server import rabbitmq_url, tidied
-from tests.brokers.rabbitmq_worker import Moved, handled, handled_once_in_order, worker
+from tests.brokers.rabbitmq_worker import Moved, handled, handled_once_in_order, started, worker
 from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.rabbitmq import RabbitServer
 
@@ -24,7 +23,6 @@ from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -225,9 +223,8 @@ async def test_a_stream_that_was_deleted_is_missed(url: str) -> None:
 async def test_a_service_outlives_its_server_and_a_dead_worker(server: RabbitServer, url: str, tmp_path: Path) -> None:
     """The server is killed, then a worker with work in hand: every event has one effect, those of a key in order."""
     name, count = unique("outlives"), 1500
-    command = (sys.executable, "-m", "tests.brokers.rabbitmq_worker", name, url, str(tmp_path))
     async with worker(name, url, tmp_path) as app:
-        processes = [await asyncio.create_subprocess_exec(*command, cwd=ROOT) for _ in range(2)]
+        processes = await asyncio.gather(*(started(name, url, tmp_path) for _ in range(2)))
         try:
             for sent in range(0, count, 100):
                 await app.publish_many([Moved(f"k{number % 50}", number) for number in range(sent, sent + 100)])

@@ -82,8 +82,9 @@ async def test_facts_reach_the_console_on_every_broker(
     deadline = app.clock.monotonic() + 90
     async with app, asyncio.TaskGroup() as tasks:
         tasks.create_task(app.run(stop))
+        sent = await app.publish(Seen("k"))
         while True:
-            sent = await app.publish(Seen("k"))
+            await app.publish(Seen("k"))
             found = await asyncio.to_thread(site.get, f"/api/search?q={sent.id}")
             groups = {group["name"]: group for group in await asyncio.to_thread(site.get, "/api/groups")}
             group = groups.get(f"watching-{mark}", {"verdict": {"state": "unknown"}, "handled_per_second": 0})

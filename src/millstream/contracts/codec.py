@@ -181,18 +181,19 @@ class BinaryReader:
         self._shared: Sequence[tuple[str, bytes | None]] = ()
         """The headers of the last event that all of its kind have; `to_binary` writes them first."""
         self._head = ("", "", 0, "")
-        self._second, self._micros = b"", 0
+        self._second, self._micros = b"none yet", 0
         """The second of the last event's time, as it was written, and what it means."""
 
     def read(self, headers: Sequence[tuple[str, bytes | None]], body: bytes, topic: str) -> Envelope:
         """The envelope in these headers and this body, or EnvelopeError; `topic` is where they came from."""
         if len(headers) == 9 and headers[:5] == self._shared:
             (id_name, id), (subject_name, subject), (key_name, key), (time_name, time) = headers[5:]
-            names = (id_name, subject_name, key_name, time_name)
-            if names == _KEYED and id and time and key and subject == key:
+            # One by one: to compare them together a tuple would have to be made of them.
+            named = id_name == "ce_id" and subject_name == "ce_subject" and key_name == "ce_partitionkey" and time_name == "ce_time"
+            if named and id and time and key and subject == key:
                 try:
                     text, key_text = id.decode(), key.decode()
-                    if time[:20] == self._second and len(time) == 27 and time[26] == 90 and (fraction := time[20:26]).isdigit():
+                    if time.startswith(self._second) and len(time) == 27 and time[26] == 90 and (fraction := time[20:26]).isdigit():
                         micros = self._micros + int(fraction)
                     else:
                         micros = self._time(time)

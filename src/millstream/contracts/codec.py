@@ -178,37 +178,47 @@ class BinaryReader:
     """`from_binary` for a run of events: what one has in common with the one before is not read again."""
 
     def __init__(self) -> None:
-        self._shared: Sequence[tuple[str, bytes | None]] = ()
-        """The headers of the last event that all of its kind have; `to_binary` writes them first."""
+        self.shared: Sequence[tuple[str, bytes | None]] = ()
+        """The headers of the last event that all of its kind have, which `to_binary` writes first; another object for another kind."""
         self._head = ("", "", 0, "")
         self._second, self._micros = b"none yet", 0
         """The second of the last event's time, as it was written, and what it means."""
 
     def read(self, headers: Sequence[tuple[str, bytes | None]], body: bytes, topic: str) -> Envelope:
         """The envelope in these headers and this body, or EnvelopeError; `topic` is where they came from."""
-        if len(headers) == 9 and headers[:5] == self._shared:
+        if len(headers) == 9 and headers[:5] == self.shared:
             (id_name, id), (subject_name, subject), (key_name, key), (time_name, time) = headers[5:]
             # One by one: to compare them together a tuple would have to be made of them.
-            named = id_name == "ce_id" and subject_name == "ce_subject" and key_name == "ce_partitionkey" and time_name == "ce_time"
-            if named and id and time and key and subject == key:
-                try:
-                    text, key_text = id.decode(), key.decode()
-                    if time.startswith(self._second) and len(time) == 27 and time[26] == 90 and (fraction := time[20:26]).isdigit():
-                        micros = self._micros + int(fraction)
-                    else:
-                        micros = self._time(time)
-                except (UnicodeDecodeError, EnvelopeError):
-                    return from_binary(headers, body, topic)
-                if text.isprintable() and key_text.isprintable():
-                    source, type_, version, content_type = self._head
-                    return Envelope(
-                        id=text, source=source, type=type_, key=key_text, time=micros, data=body, content_type=content_type,
-                        version=version, topic=topic,
-                    )  # fmt: skip
+            if id_name == "ce_id" and subject_name == "ce_subject" and key_name == "ce_partitionkey" and time_name == "ce_time":
+                usual = self.like_the_last(id, subject, key, time, body, topic)
+                if usual is not None:
+                    return usual
         envelope = from_binary(headers, body, topic)
         if len(headers) == 9 and tuple(name for name, _ in headers) == (*_SHARED, *_KEYED):
-            self._shared, self._head = headers[:5], (envelope.source, envelope.type, envelope.version, envelope.content_type)
+            self.shared, self._head = headers[:5], (envelope.source, envelope.type, envelope.version, envelope.content_type)
         return envelope
+
+    def like_the_last(
+        self, id: bytes | None, subject: bytes | None, key: bytes | None, time: bytes | None, body: bytes, topic: str
+    ) -> Envelope | None:
+        """The envelope of an event that has in common with the last one what all of its kind have; None if anything about it is odd."""
+        if not id or not time or not key or subject != key:
+            return None
+        try:
+            text, key_text = id.decode(), key.decode()
+            if time.startswith(self._second) and len(time) == 27 and time[26] == 90 and (fraction := time[20:26]).isdigit():
+                micros = self._micros + int(fraction)
+            else:
+                micros = self._time(time)
+        except (UnicodeDecodeError, EnvelopeError):
+            return None
+        if not text.isprintable() or not key_text.isprintable():
+            return None
+        source, type_, version, content_type = self._head
+        return Envelope(
+            id=text, source=source, type=type_, key=key_text, time=micros, data=body, content_type=content_type, version=version,
+            topic=topic,
+        )  # fmt: skip
 
     def _time(self, value: bytes) -> int:
         micros = _usual_time(value)

@@ -89,7 +89,7 @@ bench: .venv/.ready ## Measure, beside the limits of this machine
 	@touch $@
 
 bench-brokers: .venv/.bench ## Measure on real brokers, beside their clients and FastStream: ONLY=kafka for one
-	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)python -m benchmarks $(or $(ONLY),kafka rabbitmq nats redis aws) $(ARGS)
+	@MILLSTREAM_TEST_KAFKA_JVM=-Xmx1g $(RUN)python -m tools.services run $(ONLY) -- $(RUN)python -m benchmarks $(or $(ONLY),kafka rabbitmq nats redis aws) $(ARGS)
 
 soak: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and power cuts, checked against a recorded history
 	$(RUN)python -m tests.crash.soak --seconds $(SECONDS) $(ARGS)

@@ -1,6 +1,7 @@
 """Apache Kafka, as its own jars from Maven Central: one server, or several for tests of what fails."""
 
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -14,8 +15,9 @@ from tools.services.service import HOME, Child, ServiceError, free_port, require
 JAVA = 17
 LIBS = HOME / "kafka-libs"
 POM = Path(__file__).with_name("kafka.pom.xml")
-#: Little memory, and a compiler that starts fast: these servers live for seconds.
-JVM = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+#: Little memory, and a compiler that starts fast: these servers live for seconds. One that is measured lives longer, and is told so.
+_MACHINE = os.environ.get("MILLSTREAM_TEST_KAFKA_JVM", "-Xmx512m -XX:TieredStopAtLevel=1")
+JVM = (*_MACHINE.split(), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 USER, PASSWORD = "alice", "alice-secret"  # noqa: S105 - of a server on loopback, for tests
 #: A cluster's id may be anything of this form; one that stays makes the data start again.
 CLUSTER_ID = "bWlsbHN0cmVhbS10ZXN0cw"

@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import complaints, error_of
+from millstream.brokers.kafka_errors import complaints, error_of, is_passing
 from millstream.brokers.kafka_settings import CLIENT_LOG
 from millstream.core.broker import Partition
 
@@ -392,8 +392,17 @@ class Poller:
         return beginnings
 
     def _look_up(self, partitions: Sequence[Partition]) -> tuple[Gained, ...]:
-        if not partitions:
-            return ()
+        """Where these and the group stand; asked again while the servers agree on a new leader, but not for long."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                return self._look_up_now(partitions) if partitions else ()
+            except KafkaException as error:
+                if not is_passing(error_of(error)) or self._closing or time.monotonic() > deadline:
+                    raise
+                time.sleep(IDLE)
+
+    def _look_up_now(self, partitions: Sequence[Partition]) -> tuple[Gained, ...]:
         committed = self._consumer.committed(_places(partitions), timeout=SECONDS)
         firsts = self._consumer.offsets_for_times(_places(partitions, OFFSET_BEGINNING), timeout=SECONDS)
         heads = self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=SECONDS)

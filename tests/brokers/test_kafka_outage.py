@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerUnavailableError
 from millstream.core.broker import Group, Topic
 from millstream.testing.broker_ground import Member
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -112,6 +115,34 @@ async def test_who_receives_is_told_of_an_outage_and_can_leave(single: KafkaClus
 
         await until(lambda: seen >= {f"e-{n}" for n in range(5, 10)}, step, lambda: f"only {seen} came")
         await heir.close()
+
+
+async def test_who_asks_where_groups_stand_survives_the_end_of_servers(single: KafkaCluster) -> None:
+    """The client library's own question to a group's coordinator ends the process where it meets a connection that is just going."""
+    url = f"kafka://{single.bootstrap}?allow_single_replica=1"
+    async with KafkaBroker(url) as broker:
+        _, group = await declared(broker, partitions=2)
+    command = (sys.executable, "-m", "tests.brokers.kafka_asker", url, group)
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    answers = 0
+
+    async def answered() -> None:
+        nonlocal answers
+        reached = answers + 50
+        while answers < reached:
+            assert process.stdout is not None
+            assert await process.stdout.readline(), f"it ended with {await process.wait()}"
+            answers += 1
+
+    async with asyncio.timeout(120):
+        for kill in (False, False, True, False, False):
+            await answered()
+            await asyncio.to_thread(single.stop, kill=kill)
+            await asyncio.to_thread(single.start)
+        await answered()
+    process.kill()
+    await process.wait()
 
 
 async def test_a_cluster_that_loses_one_server_after_the_other_loses_no_event(three: KafkaCluster) -> None:

@@ -16,6 +16,7 @@ from millstream.brokers.kafka_cluster import Described, KafkaCluster
 from millstream.brokers.kafka_errors import failure
 from millstream.brokers.kafka_groups import Beginning, GroupRecord, KafkaGroups, Records
 from millstream.brokers.kafka_history import KafkaHistory
+from millstream.brokers.kafka_offsets import KafkaOffsets
 from millstream.brokers.kafka_producer import KafkaProducer, Outgoing
 from millstream.brokers.kafka_settings import KafkaSettings, settings_of
 from millstream.brokers.kafka_subscription import KafkaSubscription
@@ -80,6 +81,7 @@ class KafkaBroker:
         self._reader = KafkaReader(self._cluster.id)
         self._history = KafkaHistory(self._settings)
         self._groups = KafkaGroups(self._settings, self._history)
+        self._offsets = KafkaOffsets(self._settings)
         self._producer = KafkaProducer(self._settings, LARGEST + AROUND - FRAME)
         return self
 
@@ -91,6 +93,7 @@ class KafkaBroker:
         self._listeners.clear()
         await self._producer.close()
         await self._history.close()
+        await self._offsets.close()
         self._cluster.close()
 
     # Topics
@@ -224,7 +227,7 @@ class KafkaBroker:
     async def _begin(self, group: Group, topic: str, began: Beginning | None) -> Beginning:
         """Have the group begin in a topic: at its creation, unless it asked for all or Kafka knows it already."""
         partitions = await self._cluster.partitions([topic])
-        known = await self._cluster.committed(group.name, partitions)
+        known = await self._offsets.committed(group.name, partitions)
         if began is not None:
             offsets = dict(zip(partitions, began.offsets, strict=False))
         elif group.start == "earliest":
@@ -232,7 +235,7 @@ class KafkaBroker:
         else:
             offsets = await self._cluster.heads(partitions)
         missing = {partition: offset for partition, offset in offsets.items() if known[partition] is None}
-        committed = await self._cluster.commit(group.name, missing)
+        committed = await self._offsets.commit(group.name, missing)
         return Beginning([offsets[partition] for partition in partitions if partition in offsets], committed)
 
     async def groups(self) -> Sequence[Group]:
@@ -355,21 +358,22 @@ class KafkaBroker:
         gone = [name for name in record.topics if name not in self._topics]
         if gone:
             raise BrokerError(f"group {group!r} reads topic {gone[0]!r}, which is not on {self.name} any more: declare it again.")
+        member = member or f"{socket.gethostname()}:{os.getpid()}"
         subscription = KafkaSubscription(
             record,
-            self._consumer_config(group, member or f"{socket.gethostname()}:{os.getpid()}"),
+            self._consumer_config(group, member),
             self._reader,
             learn=self._learn,
             outgoing=self._outgoing,
-            transactions=lambda membership: self._transactions(group, membership),
+            transactions=lambda membership: self._transactions(group, member, membership),
             closed=self._subscriptions.discard,
             monotonic=self._monotonic,
         )
         self._subscriptions.add(subscription)
         return subscription
 
-    def _transactions(self, group: str, membership: Membership) -> KafkaTransactions:
-        return KafkaTransactions(self._settings, group, membership, LARGEST + AROUND - FRAME)
+    def _transactions(self, group: str, member: str, membership: Membership) -> KafkaTransactions:
+        return KafkaTransactions(self._settings, group, member, membership, LARGEST + AROUND - FRAME)
 
     def _consumer_config(self, group: str, member: str) -> dict[str, Any]:
         # Cooperative: partitions that stay with a member are worked on while others move.
@@ -440,13 +444,15 @@ class KafkaBroker:
     async def positions(self, group: str) -> Sequence[PartitionState]:
         record = await self._record(group)
         partitions = await self._cluster.partitions(list(record.topics))
-        committed, firsts, heads, owners = await asyncio.gather(
-            self._cluster.committed(group, partitions),
+        committed, firsts, heads, running = await asyncio.gather(
+            self._offsets.committed(group, partitions),
             self._cluster.firsts(partitions),
             self._cluster.heads(partitions),
-            self._cluster.owners(group),
+            self._cluster.is_running(group),
         )
-        stands = {p: where if (where := committed[p]) is not None else record.beginning(p) for p in partitions}
+        stands = {p: record.beginning(p) if (found := committed[p]) is None else found.offset for p in partitions}
+        # Each member puts its name to what it commits, beginning with what it found: who was last has the partition.
+        owners = {p: found.member or None for p, found in committed.items() if found is not None} if running else {}
         behind = {p: max(where, firsts[p]) for p, where in stands.items() if where is not None and where < heads[p]}
         oldest = {p: found.timestamp()[1] * 1000 for p, found in (await self._history.next_of(behind)).items()}
         return [
@@ -461,7 +467,7 @@ class KafkaBroker:
         unknown = [partition for partition, _ in positions if partition.topic not in record.topics]
         if unknown:
             raise BrokerError(f"group {group!r} does not read {unknown[0].topic!r}; declare it with that topic first.")
-        if not await self._cluster.commit(group, dict(positions)):
+        if not await self._offsets.commit(group, dict(positions)):
             raise BrokerError(f"group {group!r} is running on {self.name}: stop its workers, then move it.")
 
     async def position_at(self, partition: Partition, micros: int) -> int:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -34,10 +34,6 @@ PATIENCE = 10.0
 PAUSE = 0.05
 #: How long a group's coordinator has for an answer, in seconds.
 COORDINATOR = 3.0
-#: After an outage a client of librdkafka may ask a coordinator for ever over a connection that is gone: a new one does not.
-STUCK = (KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER)
-#: Somebody works in the group.
-BUSY = (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION)
 #: Its futures carry no types.
 Admin = Any
 
@@ -71,6 +67,7 @@ class KafkaCluster:
         self._settings = settings
         self._admin: Admin = None
         self._last_error: KafkaError | None = None
+        self._listing: asyncio.Task[Any] | None = None
 
     async def connect(self) -> None:
         """Find the cluster; raises `BrokerUnavailableError` when nobody answers."""
@@ -225,70 +222,46 @@ class KafkaCluster:
 
     # Groups
 
-    async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int | None]:
-        """Where a group stands; None where it never was."""
-        wanted = [TopicPartition(p.topic, p.number) for p in partitions]
-        if not wanted:
-            return {}
-        request = ConsumerGroupTopicPartitions(group, wanted)
-        answers = await self._ask(
-            f"asking where group {group!r} stands",
-            lambda admin: admin.list_consumer_group_offsets([request], request_timeout=COORDINATOR),
-            leave=(KafkaError.GROUP_ID_NOT_FOUND,),
-            of_coordinator=True,
-        )
-        if isinstance(answers[group], KafkaException):
-            return {Partition(w.topic, w.partition): None for w in wanted}
-        return {
-            Partition(found.topic, found.partition): found.offset if found.offset >= 0 else None
-            for found in answers[group].topic_partitions
-        }
+    async def is_running(self, group: str) -> bool:
+        """Whether a group has members now."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            found = await self._list_groups()
+            states = [each.state for each in found.valid if each.group_id == group]
+            if states or not found.errors:
+                return any(state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD) for state in states)
+            # Each server tells of the groups that it coordinates, and one that has not answered may have this one.
+            if not is_passing(found.errors[0]) or time.monotonic() > deadline:
+                raise failure(found.errors[0], f"{self.name}: listing groups")
+            await asyncio.sleep(PAUSE)
 
-    async def commit(self, group: str, offsets: Mapping[Partition, int]) -> bool:
-        """Move a group; False while somebody works in it."""
-        if not offsets:
-            return True
-        request = ConsumerGroupTopicPartitions(group, [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()])
-        answers = await self._ask(
-            f"moving group {group!r}",
-            lambda admin: admin.alter_consumer_group_offsets([request], request_timeout=COORDINATOR),
-            leave=BUSY,
-            of_coordinator=True,
-        )
-        if isinstance(answers[group], KafkaException):
-            return False
-        refused = [found.error for found in answers[group].topic_partitions if found.error is not None]
-        if any(error.code() in BUSY for error in refused):
-            return False
-        if refused:
-            raise failure(refused[0], f"{self.name}: moving group {group!r}")
-        return True
-
-    async def owners(self, group: str) -> dict[Partition, str]:
-        """Which member has which partition now."""
-        answers = await self._ask(
-            f"describing group {group!r}",
-            lambda admin: admin.describe_consumer_groups([group], request_timeout=COORDINATOR),
-            leave=(KafkaError.GROUP_ID_NOT_FOUND,),
-            of_coordinator=True,
-        )
-        if isinstance(answers[group], KafkaException):
-            return {}
-        return {
-            Partition(where.topic, where.partition): member.client_id
-            for member in answers[group].members
-            if member.assignment is not None
-            for where in member.assignment.topic_partitions
-        }
+    async def _list_groups(self) -> Any:
+        """All groups, with their states; all who ask at the same time get one answer."""
+        # Rather all than one: this is no question to a coordinator, of which librdkafka may die.
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.create_task(
+                self._one("listing groups", lambda admin: admin.list_consumer_groups(request_timeout=COORDINATOR))
+            )
+            # Nobody may wait for it any more.
+            self._listing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._listing)
 
     async def forget(self, group: str) -> None:
         """Remove a group's offsets; raises `BrokerError` while somebody works in it."""
-        answers = await self._ask(
-            f"removing group {group!r}",
-            lambda admin: admin.delete_consumer_groups([group], request_timeout=COORDINATOR),
-            leave=(KafkaError.GROUP_ID_NOT_FOUND, KafkaError.NON_EMPTY_GROUP),
-            of_coordinator=True,
-        )
+        # The one question to a coordinator that is left to an `AdminClient`, because no other client can ask it: where it meets
+        # a connection that is just going, librdkafka aborts the process (its issues 4605 and 3663). It is rare, and asked
+        # of a client of its own, which knows no connection but those of this moment, once that has reached the cluster.
+        box: list[Admin] = [self._new_admin()]
+        try:
+            await self._one("finding the cluster", lambda _: box[0].describe_cluster(request_timeout=PATIENCE))
+            answers = await self._ask(
+                f"removing group {group!r}",
+                lambda _: box[0].delete_consumer_groups([group], request_timeout=COORDINATOR),
+                leave=(KafkaError.GROUP_ID_NOT_FOUND, KafkaError.NON_EMPTY_GROUP),
+            )
+        finally:
+            # Its last reference is dropped in a thread: that waits for its own threads.
+            await asyncio.to_thread(box.clear)
         refused = answers[group]
         if isinstance(refused, KafkaException) and error_of(refused).code() == KafkaError.NON_EMPTY_GROUP:
             raise BrokerError(f"group {group!r} is running on {self.name}: stop its workers, then forget it.")
@@ -309,16 +282,11 @@ class KafkaCluster:
         start: Callable[[Admin], Mapping[Any, Future[Any]]],
         leave: Sequence[int] = (),
         wait_for: Sequence[int] = (),
-        of_coordinator: bool = False,
     ) -> dict[Any, Any]:
         """The answer to each part of a request.
 
         Errors that `leave` names are answers; those that `wait_for` names, or that may pass, are asked again.
         """
-        if of_coordinator:
-            # librdkafka aborts the process when such a request meets a connection that is gone (its issue 4605): first
-            # another one, which waits for the servers as it should.
-            await self._one("finding the cluster", lambda admin: admin.describe_cluster(request_timeout=PATIENCE))
         deadline = time.monotonic() + PATIENCE
         while True:
             admin = self._client()
@@ -332,8 +300,6 @@ class KafkaCluster:
             error = refused[0]
             if not isinstance(error, KafkaException):
                 raise error
-            if of_coordinator and error_of(error).code() in STUCK:
-                self._admin = self._new_admin()
             passes = is_passing(error_of(error)) or error_of(error).code() in wait_for
             if not passes or time.monotonic() > deadline:
                 raise failure(error, f"{self.name}: {what}") from error

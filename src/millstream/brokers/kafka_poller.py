@@ -35,6 +35,8 @@ AGAIN = 0.01
 #: Seconds between two commits, and that a request may take.
 COMMIT_EVERY = 0.02
 SECONDS = 10.0
+#: Seconds after which a partition that could not be signed is signed again.
+SIGN_AGAIN = 0.5
 #: Seconds that a member waits for the answer to its last commit, and to its good-bye.
 LAST = 2.0
 #: Seconds without any server after which whoever receives is told.
@@ -100,6 +102,7 @@ class Poller:
     def __init__(self, config: Mapping[str, Any], topics: Sequence[str], tell: Callable[[News], None]) -> None:
         self._consumer = Consumer({**config, "on_commit": self._committed, "error_cb": self._note_error}, logger=CLIENT_LOG)
         self._complain = complaints(f"a member of group {config['group.id']!r}")
+        self._name = str(config["client.id"])
         self._topics = list(topics)
         self._tell = tell
         self._commands: deque[Callable[[], None]] = deque()
@@ -123,7 +126,12 @@ class Poller:
         self._leaving: set[Partition] = set()
         self._offsets: dict[Partition, int] = {}
         """To be committed."""
+        self._unsigned: dict[Partition, int | None] = {}
+        """Partitions that do not bear our name yet, with the offset to put it to; None until it is known where to begin."""
+        self._signing: dict[Partition, int] = {}
+        """Those of them that are in a commit under way, with the last offset that was sent."""
         self._commit_at = 0.0
+        self._sign_at = 0.0
         self._committing = False
         self._memberships: list[tuple[Sequence[Partition], Future[Any]]] = []
         """Who wants to settle in a transaction."""
@@ -276,8 +284,9 @@ class Poller:
         asking, self._memberships = self._memberships, []
         for partitions, answer in asking:
             ours = self._assigned.issuperset(partitions) and not self._closing
-            for partition in partitions:
-                self._offsets.pop(partition, None)
+            # Where a partition that we have to give up is just being signed, that could come last: the heir does it again.
+            ours = ours and self._leaving.isdisjoint(self._signing.keys() & set(partitions))
+            self._withdraw(partitions)
             answer.set_result(self._consumer.consumer_group_metadata() if ours else None)
 
     def _awaken(self, partitions: Sequence[Partition]) -> None:
@@ -289,6 +298,8 @@ class Poller:
     def _start(self, partition: Partition, position: int, generation: int) -> None:
         if partition not in self._assigned:
             return
+        if partition in self._unsigned and self._unsigned[partition] is None:
+            self._unsigned[partition] = position
         if partition in self._beginnings:
             self._beginnings[partition] = position, generation
             return
@@ -328,26 +339,35 @@ class Poller:
                 self._offsets[partition] = offset
 
     def _commit_soon(self) -> None:
-        if self._offsets and not self._committing and time.monotonic() >= self._commit_at:
+        if self._committing:
+            return
+        now = time.monotonic()
+        if (self._offsets and now >= self._commit_at) or (self._unsigned and now >= self._sign_at):
             self._commit()
 
     def _commit(self) -> None:
-        offsets, self._offsets = self._offsets, {}
+        signed = {partition: offset for partition, offset in self._unsigned.items() if offset is not None}
+        offsets, self._offsets = signed | self._offsets, {}
         if not offsets:
             return
+        self._signing = {p: offsets.get(p, offset) for p, offset in (self._signing | signed).items()}
+        for partition in offsets:
+            self._unsigned.pop(partition, None)
         self._commit_at = time.monotonic() + COMMIT_EVERY
         self._committing = True
         try:
-            self._consumer.commit(offsets=_offsets(offsets), asynchronous=True)
+            self._consumer.commit(offsets=_offsets(offsets, self._name), asynchronous=True)
         except KafkaException as error:
-            self._committing = False
-            log.debug("a commit could not be sent: %s", error)
+            self._committed(error_of(error), [])
 
     def _committed(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         """In the thread: the server's answer. What it refused the next commit covers, and the position of record is the store's."""
         self._committing = False
+        signed, self._signing = self._signing, {}
         if error is not None:
             log.debug("a commit was refused: %s", error)
+            self._unsigned |= {p: offset for p, offset in signed.items() if p in self._assigned and p not in self._leaving}
+            self._sign_at = time.monotonic() + SIGN_AGAIN
 
     def _commit_last(self) -> None:
         """Commit what is left, and wait a little for the answer: a server that is down must not keep us."""
@@ -368,6 +388,8 @@ class Poller:
             consumer.pause(_places(partitions))
             return
         self._assigned.update(partitions)
+        # Who asks who has a partition is told the name in its offset: ours from now on, not only once an event was handled.
+        self._unsigned |= {g.partition: g.committed for g in gained}
         beginnings = self._ask_where(gained)
         fetched = {g.partition: g.first if g.committed is None else g.committed for g in gained}
         fetched |= {partition: begun[0] for partition, begun in beginnings.items() if begun is not None}
@@ -446,8 +468,14 @@ class Poller:
         self._paused.difference_update(partitions)
         self._leaving.difference_update(partitions)
         self._generations = {p: g for p, g in self._generations.items() if p not in partitions}
+        self._withdraw(partitions)
+
+    def _withdraw(self, partitions: Sequence[Partition]) -> None:
+        """Commit nothing more of what is known of these."""
         for partition in partitions:
             self._offsets.pop(partition, None)
+            self._unsigned.pop(partition, None)
+            self._signing.pop(partition, None)
 
     def _note_error(self, error: KafkaError) -> None:
         self._complain(error)
@@ -471,5 +499,5 @@ def _places(partitions: "Sequence[Partition] | set[Partition]", offset: int | No
     return [TopicPartition(p.topic, p.number, offset) for p in partitions]
 
 
-def _offsets(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
-    return [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items()]
+def _offsets(offsets: Mapping[Partition, int], member: str = "") -> list[TopicPartition]:
+    return [TopicPartition(p.topic, p.number, offset, member) for p, offset in offsets.items()]

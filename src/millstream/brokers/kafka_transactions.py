@@ -43,9 +43,10 @@ class KafkaTransactions:
     without it, its transactions are refused.
     """
 
-    def __init__(self, settings: KafkaSettings, group: str, membership: Membership, largest: int) -> None:
+    def __init__(self, settings: KafkaSettings, group: str, member: str, membership: Membership, largest: int) -> None:
         self._settings = settings
         self._group = group
+        self._member = member
         self._membership = membership
         self._largest = largest
         self._thread = ThreadPoolExecutor(1, "millstream-kafka-transactions")
@@ -108,7 +109,8 @@ class KafkaTransactions:
                     raise
                 raise _RefusedError([(record, error_of(exception))]) from exception
         if offsets:
-            producer.send_offsets_to_transaction([TopicPartition(p.topic, p.number, o) for p, o in offsets.items()], member, TIMEOUT)
+            places = [TopicPartition(p.topic, p.number, offset, self._member) for p, offset in offsets.items()]
+            producer.send_offsets_to_transaction(places, member, TIMEOUT)
         try:
             producer.commit_transaction(TIMEOUT)
         except KafkaException as exception:

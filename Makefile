@@ -48,8 +48,9 @@ browser:
 	  apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core || \
 	  echo "Chromium could not be installed: its tests are left out" >&2; fi >/dev/null
 
-test: .venv/.ready console browser ## All tests but those on brokers' servers, which `make brokers` starts
-	$(RUN)pytest $(ARGS)
+# Those that wait for real servers run beside the others.
+test: .venv/.ready console browser ## All tests, with real servers: those that this machine can have are installed, started and stopped
+	$(RUN)python -m tools.services run --if-possible -- $(RUN)pytest -n 3 --dist loadscope $(ARGS)
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
 	$(RUN)pytest -m "not slow and not nightly" tests $(ARGS)
@@ -103,7 +104,7 @@ services: .venv/.ready ## Real servers on loopback, for the tests: ONLY=kafka st
 services-stop: .venv/.ready ## End them, and forget what they held
 	@$(RUN)python -m tools.services stop $(ONLY)
 
-brokers: .venv/.ready ## The brokers' tests on real servers, started and stopped for them: ONLY=kafka for one
+brokers: .venv/.ready ## The brokers' tests alone, and those that take minutes on further stand-ins and servers: ONLY=kafka for one
 	@$(RUN)python -m tools.services run $(ONLY) -- \
 	  $(RUN)pytest -m "" -n 2 --dist loadscope tests/brokers tests/console/test_console_on_brokers.py tests/demos/shop/test_shop_on_brokers.py $(ARGS)
 

@@ -141,6 +141,7 @@ async def test_a_server_that_is_killed_under_load_loses_and_repeats_nothing(serv
         await survives(broker, lambda: server.stop(kill=True), server.start)
 
 
+@pytest.mark.nightly
 async def test_a_cluster_that_loses_one_server_after_the_other_loses_no_event(three: list[NatsServer], routes: list[int]) -> None:
     """Three copies of each stream: every server is killed once, and the others go on as soon as they have a leader."""
     dying = iter(range(3))

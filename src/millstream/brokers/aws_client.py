@@ -80,12 +80,14 @@ class AwsClients:
         settings = self._settings
         config = AioConfig(
             connect_timeout=min(5.0, settings.timeout),
-            read_timeout=max(settings.timeout, settings.poll + 5.0),
+            read_timeout=settings.timeout,
             retries={"mode": "standard", "max_attempts": ATTEMPTS},
             max_pool_connections=CONNECTIONS,
             # Who stands in for Amazon has no name for each bucket.
             s3={"addressing_style": "path" if settings.endpoint else "auto"},
         )
+        # Whoever asks a queue waits for what comes.
+        waiting = config.merge(AioConfig(read_timeout=max(settings.timeout, settings.poll + 5.0)))
         common: dict[str, Any] = {
             "region_name": settings.region,
             "endpoint_url": settings.endpoint,
@@ -96,7 +98,8 @@ class AwsClients:
         session = get_session()
         try:
             self.sns = AwsService(await self._stack.enter_async_context(session.create_client("sns", **common)), settings.name)
-            self.sqs = AwsService(await self._stack.enter_async_context(session.create_client("sqs", **common)), settings.name)
+            patient = common | {"config": waiting}
+            self.sqs = AwsService(await self._stack.enter_async_context(session.create_client("sqs", **patient)), settings.name)
             if settings.claims is not None:
                 self.s3 = AwsService(await self._stack.enter_async_context(session.create_client("s3", **common)), settings.name)
         except (BotoCoreError, ValueError) as error:

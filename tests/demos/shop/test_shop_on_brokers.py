@@ -52,10 +52,10 @@ def cut_off(service: Service, at: Callable[[int], None]) -> None:
     ("service", "variable", "fault"),
     [
         (Kafka(), "MILLSTREAM_TEST_KAFKA", stop_and_kill),
-        (RabbitMQ(), "MILLSTREAM_TEST_RABBITMQ", stop_and_kill),
-        (Nats(), "MILLSTREAM_TEST_NATS", stop_and_kill),
+        pytest.param(RabbitMQ(), "MILLSTREAM_TEST_RABBITMQ", stop_and_kill, marks=pytest.mark.nightly),
+        pytest.param(Nats(), "MILLSTREAM_TEST_NATS", stop_and_kill, marks=pytest.mark.nightly),
         (Redis(), "MILLSTREAM_TEST_REDIS", stop_and_kill),
-        (Aws(), "MILLSTREAM_TEST_AWS", cut_off),
+        pytest.param(Aws(), "MILLSTREAM_TEST_AWS", cut_off, marks=pytest.mark.nightly),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

@@ -34,7 +34,7 @@ SLOW = (
     "tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md",
     "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py",
 )  # fmt: skip
-#: Tests on a real server wait more than they work: `make test` runs those of one server one after another, beside all others.
+#: Tests on a real server wait more than they work: `make test` runs those of one server one after another, beside those of others.
 SERVER = re.compile(
     r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbitmq_stream|rabbitmq|aws\.py::Test(?:Moto|ElasticMq)|aws|nats|redis)"
 )
@@ -43,7 +43,7 @@ _run_python = PythonEvaluator()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes: one for each server at a time, and one for all that needs none."""
+    """With several processes: one for each server at a time."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByServer(LoadScopeScheduling):
@@ -58,6 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what takes seconds, so that `make unit` can leave it out, and give it time on a busy machine."""
     for item in items:
         name = item.path.relative_to(config.rootpath).as_posix()
+        if SERVER.search(item.nodeid):
+            item.add_marker("server")
         if name.startswith(SLOW):
             item.add_marker("slow")
             if item.get_closest_marker("timeout") is None:

@@ -10,7 +10,11 @@ from tests.brokers.servers import server_url
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=lambda subject: subject.name)
+@pytest.mark.parametrize(
+    "subject",
+    # What stands in for AWS is so slow that a run takes minutes.
+    [pytest.param(subject, id=name, marks=[pytest.mark.nightly] if name == "aws" else []) for name, subject in SUBJECTS.items()],
+)
 def test_no_fault_leaves_an_anomaly_in_the_history(subject: Subject, tmp_path: Path) -> None:
     """Members are killed, added and stopped, the broker is killed, restarted and cut off: nothing is lost, turned round or made up."""
     if subject.service is None:

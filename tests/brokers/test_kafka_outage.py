@@ -145,6 +145,7 @@ async def test_who_asks_where_groups_stand_survives_the_end_of_servers(single: K
     await process.wait()
 
 
+@pytest.mark.nightly
 async def test_a_cluster_that_loses_one_server_after_the_other_loses_no_event(three: KafkaCluster) -> None:
     """Every server is killed once under load: what was acknowledged is there, once, and in the order of its key."""
     url = f"kafka://{three.bootstrap}"
@@ -201,6 +202,7 @@ async def test_a_cluster_that_loses_one_server_after_the_other_loses_no_event(th
         assert [e.id for e in stored if e.key == key] == [e.id for e in acknowledged if e.key == key]
 
 
+@pytest.mark.nightly
 async def test_a_cluster_of_three_keeps_two_copies_of_everything(three: KafkaCluster) -> None:
     """Topics that are made there have three replicas, of which two must have an event before it is acknowledged."""
     async with KafkaBroker(f"kafka://{three.bootstrap}") as broker:

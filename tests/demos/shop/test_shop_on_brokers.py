@@ -51,7 +51,7 @@ def cut_off(service: Service, at: Callable[[int], None]) -> None:
 @pytest.mark.parametrize(
     ("service", "variable", "fault"),
     [
-        (Kafka(), "MILLSTREAM_TEST_KAFKA", stop_and_kill),
+        pytest.param(Kafka(), "MILLSTREAM_TEST_KAFKA", stop_and_kill, marks=pytest.mark.nightly),
         pytest.param(RabbitMQ(), "MILLSTREAM_TEST_RABBITMQ", stop_and_kill, marks=pytest.mark.nightly),
         pytest.param(Nats(), "MILLSTREAM_TEST_NATS", stop_and_kill, marks=pytest.mark.nightly),
         (Redis(), "MILLSTREAM_TEST_REDIS", stop_and_kill),

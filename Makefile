@@ -51,7 +51,7 @@ browser:
 # First what needs the machine for itself; then what waits for servers. In neither may be something of what ARGS asks for.
 test: .venv/.ready console browser ## All tests, with real servers: those that this machine can have are installed, started and stopped
 	$(RUN)pytest -m "not server and not nightly" $(ARGS) || [ $$? = 5 ]
-	$(RUN)python -m tools.services run --if-possible -- $(RUN)pytest -m "server and not nightly" -n 3 --dist loadscope $(ARGS) || [ $$? = 5 ]
+	$(RUN)python -m tools.services run --if-possible -- $(RUN)pytest -m "server and not nightly" -n 4 --dist loadscope $(ARGS) || [ $$? = 5 ]
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
 	$(RUN)pytest -m "not slow and not nightly" tests $(ARGS)

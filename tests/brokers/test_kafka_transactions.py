@@ -92,7 +92,7 @@ async def test_what_is_undone_is_seen_by_nobody_who_reads_what_is_committed() ->
         zombie, heir = Member(await broker.open(group, "zombie")), Member(await broker.open(group, "heir"))
         first = (await taken_by_one_of(zombie, heir))[0]
         assert first.envelope is not None
-        transactions = broker._transactions(group, zombie.subscription._poller.membership)  # type: ignore[attr-defined]
+        transactions = broker._transactions(group, "zombie", zombie.subscription._poller.membership)  # type: ignore[attr-defined]
 
         # What a process does that dies between its records and its commit.
         producer = transactions._begin()
@@ -140,7 +140,7 @@ async def test_a_zombie_can_publish_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
         asked: Future[object] = Future()
         asked.set_result(membership)
-        transactions = broker._transactions(group, lambda _: asked)
+        transactions = broker._transactions(group, "m", lambda _: asked)
         with pytest.raises(FencedError, match="the new owner does it"):
             await transactions.run([(output, b"zombie", b"k", [])], {Partition(topic, 0): 3})
         await transactions.close()

@@ -58,7 +58,7 @@ def console(tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     ("service", "variable"),
     [
-        ("kafka", "MILLSTREAM_TEST_KAFKA"),
+        pytest.param("kafka", "MILLSTREAM_TEST_KAFKA", marks=pytest.mark.nightly),
         ("rabbitmq", "MILLSTREAM_TEST_RABBITMQ"),
         pytest.param("nats", "MILLSTREAM_TEST_NATS", marks=pytest.mark.nightly),
         ("redis", "MILLSTREAM_TEST_REDIS"),

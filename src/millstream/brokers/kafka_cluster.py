@@ -31,6 +31,8 @@ log = logging.getLogger("millstream.kafka")
 
 #: Seconds that a request of ours may take, with its repetitions.
 PATIENCE = 10.0
+#: One question, which is asked again for as long: a server that is gone leaves it without an answer.
+QUESTION = 3.0
 PAUSE = 0.05
 #: How long a group's coordinator has for an answer, in seconds.
 COORDINATOR = 3.0
@@ -129,7 +131,7 @@ class KafkaCluster:
             return {}
         answers = await self._ask(
             "describing topics",
-            lambda admin: admin.describe_topics(TopicCollection(list(names)), request_timeout=PATIENCE),
+            lambda admin: admin.describe_topics(TopicCollection(list(names)), request_timeout=QUESTION),
             leave=(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION),
         )
         found = {name: topic for name, topic in answers.items() if not isinstance(topic, KafkaException)}
@@ -179,7 +181,7 @@ class KafkaCluster:
         resources = [ConfigResource(kind, name) for name in names]
         answers = await self._ask(
             "reading settings",
-            lambda admin: admin.describe_configs(resources, request_timeout=PATIENCE),
+            lambda admin: admin.describe_configs(resources, request_timeout=QUESTION),
             # Of a topic that was just made not every server of a cluster has heard.
             wait_for=(KafkaError.UNKNOWN_TOPIC_OR_PART,),
         )
@@ -194,7 +196,7 @@ class KafkaCluster:
         """All partitions of these topics; those of a topic that does not exist are none."""
         found = await self._ask(
             "describing topics",
-            lambda admin: admin.describe_topics(TopicCollection(list(topics)), request_timeout=PATIENCE),
+            lambda admin: admin.describe_topics(TopicCollection(list(topics)), request_timeout=QUESTION),
             leave=(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION),
         )
         known = [(name, topic) for name, topic in found.items() if not isinstance(topic, KafkaException)]
@@ -217,7 +219,7 @@ class KafkaCluster:
         wanted = {TopicPartition(p.topic, p.number): spec for p in partitions}
         if not wanted:
             return {}
-        answers = await self._ask("asking for offsets", lambda admin: admin.list_offsets(wanted, request_timeout=PATIENCE))
+        answers = await self._ask("asking for offsets", lambda admin: admin.list_offsets(wanted, request_timeout=QUESTION))
         return {Partition(where.topic, where.partition): answer.offset for where, answer in answers.items()}
 
     # Groups

@@ -13,7 +13,7 @@ from millstream.core.clock import Clock
 from millstream.core.facts import is_internal
 from millstream.core.verdict import WINDOW, Sample, Verdict, drained_in, judge, worst
 
-#: How often groups are sampled, in seconds; less often where it takes more than a tenth of that.
+#: How often groups are sampled, in seconds; less often where that would take more than a quarter of the time.
 EVERY = 1.0
 #: So many groups are asked about at a time: a server that is far away answers all of them while it would have answered one.
 AT_ONCE = 16
@@ -46,7 +46,7 @@ class Watch:
                 self.trouble = ""
             except MillstreamError as error:
                 self.trouble = str(error)
-            await self._clock.sleep(max(EVERY, 10 * (self._clock.monotonic() - began)))
+            await self._clock.sleep(max(EVERY, 3 * (self._clock.monotonic() - began)))
 
     async def sample(self) -> None:
         """Take one sample of everything."""

@@ -170,7 +170,9 @@ class History:
     @classmethod
     def read(cls, folder: Path) -> "History":
         """Read the journals of a folder, in the order in which things happened."""
-        lines = [json.loads(line) for path in folder.glob("*.journal") for line in path.read_text().splitlines()]
+        # A process that writes now, or died while it did, has not finished its last line.
+        whole = [path.read_text().rpartition("\n")[0] for path in folder.glob("*.journal")]
+        lines = [json.loads(line) for text in whole for line in text.splitlines()]
         history = cls()
         for what, key, value, at in sorted(lines, key=lambda line: line[3]):
             history.add(what, key, value, at)

@@ -454,7 +454,7 @@ class KafkaBroker:
         # Each member puts its name to what it commits, beginning with what it found: who was last has the partition.
         owners = {p: found.member or None for p, found in committed.items() if found is not None} if running else {}
         behind = {p: max(where, firsts[p]) for p, where in stands.items() if where is not None and where < heads[p]}
-        oldest = {p: found.timestamp()[1] * 1000 for p, found in (await self._history.next_of(behind)).items()}
+        oldest = await self._history.times_of(behind, heads)
         return [
             PartitionState(
                 partition=p, committed=_figure(stands[p]), head=Figure(heads[p]), oldest=_figure(oldest.get(p)), owner=owners.get(p)

@@ -19,6 +19,8 @@ T = TypeVar("T")
 #: Seconds without any progress after which reading fails.
 PATIENCE = 10.0
 LOOK = 0.1
+#: Seconds until what was found is looked for anew: a topic may have been made anew under the same name.
+REMEMBERED = 300.0
 
 
 class KafkaHistory:
@@ -28,6 +30,11 @@ class KafkaHistory:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "millstream-kafka-history")
         self._consumer: Consumer | None = None
+        self._found: dict[tuple[Partition, int], int] = {}
+        """When the first record at or after a position was stored."""
+        self._nothing: set[tuple[Partition, int, int]] = set()
+        """Positions behind which nothing comes up to a head."""
+        self._remembered_since = time.monotonic()
 
     async def read(self, partition: Partition, position: int, most: int) -> list[Record]:
         """So many records from a position on, up to the end that there is now; what is gone is skipped."""
@@ -38,11 +45,27 @@ class KafkaHistory:
         """All records from a position on, and the position behind them."""
         return await self._run(lambda consumer: _read(consumer, partition, position, sys.maxsize), f"reading {partition.topic}")
 
-    async def next_of(self, positions: Mapping[Partition, int]) -> dict[Partition, Record]:
-        """The first record at or after each position, where there is one."""
-        if not positions:
-            return {}
-        return await self._run(lambda consumer: _next_of(consumer, positions), "reading the next events")
+    async def times_of(self, positions: Mapping[Partition, int], heads: Mapping[Partition, int]) -> dict[Partition, int]:
+        """When the first record at or after each position was stored, in microseconds since 1970, where there is one.
+
+        Groups that rest are asked about again and again, and to look costs up to a second: what was found is remembered for a while.
+        """
+        if time.monotonic() - self._remembered_since > REMEMBERED:
+            self._found.clear()
+            self._nothing.clear()
+            self._remembered_since = time.monotonic()
+        asked = {
+            p: where for p, where in positions.items() if (p, where) not in self._found and (p, where, heads[p]) not in self._nothing
+        }
+        if asked:
+            records = await self._run(lambda consumer: _next_of(consumer, asked), "reading the next events")
+            for p, where in asked.items():
+                if p in records:
+                    self._found[p, where] = records[p].timestamp()[1] * 1000
+                else:
+                    # Up to there are but the marks of transactions.
+                    self._nothing.add((p, where, heads[p]))
+        return {p: self._found[p, where] for p, where in positions.items() if (p, where) in self._found}
 
     async def close(self) -> None:
         """End the consumer and its thread."""

@@ -19,6 +19,8 @@ T = TypeVar("T")
 #: Seconds without any progress after which reading fails.
 PATIENCE = 10.0
 LOOK = 0.1
+#: Seconds after which what does not come is taken for something that may not be read yet.
+WITHHELD = 2.0
 #: Seconds until what was found is looked for anew: a topic may have been made anew under the same name.
 REMEMBERED = 300.0
 
@@ -59,12 +61,12 @@ class KafkaHistory:
         }
         if asked:
             records = await self._run(lambda consumer: _next_of(consumer, asked), "reading the next events")
-            for p, where in asked.items():
-                if p in records:
-                    self._found[p, where] = records[p].timestamp()[1] * 1000
+            for p, record in records.items():
+                if record is not None:
+                    self._found[p, asked[p]] = record.timestamp()[1] * 1000
                 else:
                     # Up to there are but the marks of transactions.
-                    self._nothing.add((p, where, heads[p]))
+                    self._nothing.add((p, asked[p], heads[p]))
         return {p: self._found[p, where] for p, where in positions.items() if (p, where) in self._found}
 
     async def close(self) -> None:
@@ -135,20 +137,14 @@ def _read(consumer: Consumer, partition: Partition, position: int, most: int) ->
     return found, position
 
 
-def _next_of(consumer: Consumer, positions: Mapping[Partition, int]) -> dict[Partition, Record]:
+def _next_of(consumer: Consumer, positions: Mapping[Partition, int]) -> dict[Partition, Record | None]:
+    """The first record at or after each position, None where none is; without those that a transaction under way keeps from being read."""
     consumer.assign([TopicPartition(p.topic, p.number, position) for p, position in positions.items()])
-    found: dict[Partition, Record] = {}
-    missing = set(positions)
-    deadline = time.monotonic() + PATIENCE
-    while missing:
+    found: dict[Partition, Record | None] = {}
+    deadline = time.monotonic() + WITHHELD
+    while len(found) < len(positions) and time.monotonic() < deadline:
         for record in _some(consumer, 100):
-            partition = Partition(record.topic() or "", record.partition() or 0)
-            if partition in missing:
-                missing.discard(partition)
-                if not _is_end(record):
-                    found[partition] = record
-        if missing:
-            _check(deadline, next(iter(missing)))
+            found.setdefault(Partition(record.topic() or "", record.partition() or 0), None if _is_end(record) else record)
     return found
 
 

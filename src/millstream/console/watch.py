@@ -13,8 +13,8 @@ from millstream.core.clock import Clock
 from millstream.core.facts import is_internal
 from millstream.core.verdict import WINDOW, Sample, Verdict, drained_in, judge, worst
 
-#: How often groups are sampled, in seconds; less often where that would take more than a quarter of the time.
-EVERY = 1.0
+#: How often groups are sampled, in seconds; less often where that would take more than a quarter of the time, but with no longer a pause.
+EVERY, SELDOM = 1.0, 5.0
 #: So many groups are asked about at a time: a server that is far away answers all of them while it would have answered one.
 AT_ONCE = 16
 #: A position that goes back within so many seconds of an operator's move has gone back because of it.
@@ -34,6 +34,8 @@ class Watch:
         self._judged: dict[tuple[str, bool, str, float | None], dict[Partition, Verdict]] = {}
         """What was thought of the newest samples."""
         self._sampled = asyncio.Event()
+        self._unknown = ""
+        """Why the last group that could not be asked could not."""
         self.trouble = ""
         """Why the broker cannot be asked at the moment."""
 
@@ -43,24 +45,34 @@ class Watch:
             began = self._clock.monotonic()
             try:
                 await self.sample()
-                self.trouble = ""
             except MillstreamError as error:
                 self.trouble = str(error)
-            await self._clock.sleep(max(EVERY, 3 * (self._clock.monotonic() - began)))
+            await self._clock.sleep(max(EVERY, min(SELDOM, 3 * (self._clock.monotonic() - began))))
 
     async def sample(self) -> None:
         """Take one sample of everything."""
+        self._unknown = ""
         groups = [group.name for group in await self._broker.groups() if not is_internal(group.name)]
         for first in range(0, len(groups), AT_ONCE):
             some = groups[first : first + AT_ONCE]
             now = self._clock.micros() / 1e6
-            for name, states in zip(some, await asyncio.gather(*map(self._broker.positions, some)), strict=True):
-                self._note(name, states, now)
+            for name, states in zip(some, await asyncio.gather(*map(self._positions, some)), strict=True):
+                if states is not None:
+                    self._note(name, states, now)
         for gone in self._samples.keys() - groups:
             del self._samples[gone], self._states[gone]
             self._ceilings.pop(gone, None)
         self._judged.clear()
+        self.trouble = self._unknown
         self._sampled.set()
+
+    async def _positions(self, group: str) -> Sequence[PartitionState] | None:
+        """One that cannot be asked does not keep the others from being seen."""
+        try:
+            return await self._broker.positions(group)
+        except MillstreamError as error:
+            self._unknown = str(error)
+            return None
 
     def _note(self, group: str, states: Sequence[PartitionState], at: float) -> None:
         self._states[group] = states

@@ -124,6 +124,7 @@ async def test_each_input_has_its_output_once_although_workers_come_and_go_and_d
             await check(app, found)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(180)
 async def test_a_zombie_publishes_nothing(tmp_path: Path) -> None:
     """A process is stopped with work in hand, another takes over, and then the first goes on: it publishes nothing of what it had."""

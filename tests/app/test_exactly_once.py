@@ -385,7 +385,7 @@ async def test_a_crash_between_parking_and_settling_loses_nothing_and_repeats_no
     assert shipped(broker) == [("a", 0), ("c", 2)]
     assert calls.count(1) == 3
     assert await committed(broker) == 3
-    assert len(store.tables.parked) == 1
+    assert [(parked.state, parked.attempts, parked.position) for parked in store.tables.parked.values()] == [("dead", 3, 1)]
 
 
 async def test_an_event_that_the_broker_refuses_makes_a_dead_letter_of_its_delivery_alone(

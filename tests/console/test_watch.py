@@ -18,6 +18,8 @@ class Positions:
     """A broker that says where one group stands."""
 
     away = False
+    withheld: str | None = None
+    """A group that cannot be asked about."""
     features = Features(positional=True)
 
     def __init__(self) -> None:
@@ -32,7 +34,9 @@ class Positions:
             raise BrokerUnavailableError("it is away")
         return [Group(name=name, topics=("orders",)) for name in self.names]
 
-    async def positions(self, _: str) -> Sequence[PartitionState]:
+    async def positions(self, group: str) -> Sequence[PartitionState]:
+        if group == self.withheld:
+            raise BrokerUnavailableError(f"{group} cannot be asked")
         oldest = Figure(5_000_000 if self.head else None, "exact" if self.head else "unknown")
         committed = Figure(self.committed, "unknown" if self.committed is None else "exact")
         head = Figure(self.head) if self.waiting is None else Figure(None, "unknown")
@@ -51,6 +55,24 @@ async def sampled(watch: Watch, clock: ManualClock, broker: Positions, *steps: t
 def a_watch() -> tuple[Watch, ManualClock, Positions]:
     clock, broker = ManualClock(), Positions()
     return Watch(cast(Any, broker), clock), clock, broker
+
+
+async def test_a_group_that_cannot_be_asked_hides_no_other() -> None:
+    """The others have their samples, it keeps those that it had, and why is told until it can be asked again."""
+    watch, clock, broker = a_watch()
+    broker.names = ["g", "odd"]
+    await sampled(watch, clock, broker, (1, 1))
+
+    broker.withheld = "odd"
+    broker.names = ["g", "new", "odd"]
+    await sampled(watch, clock, broker, (2, 2), (3, 3))
+    during = watch.trouble
+    broker.withheld = None
+    await sampled(watch, clock, broker, (4, 4))
+
+    assert watch.names() == ["g", "new", "odd"]
+    assert [len(watch._samples[name][HERE]) for name in ("g", "new", "odd")] == [4, 3, 2]  # pyright: ignore[reportPrivateUsage]
+    assert (during, watch.trouble) == ("odd cannot be asked", "")
 
 
 async def test_a_position_that_an_operator_moved_is_a_replay_until_it_is_where_it_was() -> None:

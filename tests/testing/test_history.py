@@ -401,3 +401,14 @@ def test_a_journal_tells_how_each_send_ended(tmp_path: Path) -> None:
     assert history.sends == {"p-1": ("k", "acknowledged"), "p-2": ("k", "failed"), "p-3": ("k", "unknown")}
     assert history.handled == [("k", "p-1")]
     assert recovered(history, [Stored("t/0", 0, "k", "p-3")]) == 1
+
+
+def test_a_line_that_is_not_finished_is_not_read(tmp_path: Path) -> None:
+    """Whoever writes it has died, or is about to write the rest."""
+    journal = Journal(tmp_path, "p")
+    journal.sending("k", "v1")
+    journal.close()
+    file = next(tmp_path.glob("*.journal"))
+    file.write_bytes(file.read_bytes() + b'["sending", "k", "v')
+
+    assert list(History.read(tmp_path).sends) == ["v1"]

@@ -362,8 +362,11 @@ async def test_a_dead_letter_lies_in_the_store_and_others_go_on(broker: MemoryBr
         assert not store.tables.parked
 
 
-async def test_a_crash_between_parking_and_settling_loses_nothing_and_repeats_nothing(broker: MemoryBroker, store: MemoryStore) -> None:
-    """The store has parked it and the broker does not know: the next owner passes over it."""
+@pytest.mark.parametrize("discarded", [False, True])
+async def test_a_crash_between_parking_and_settling_loses_nothing_and_repeats_nothing(
+    broker: MemoryBroker, store: MemoryStore, *, discarded: bool
+) -> None:
+    """The store has parked it and the broker does not know: the next owner passes over it, also when nothing is parked any more."""
     calls: list[int] = []
     settle = MemorySubscription.publish_and_settle
 
@@ -379,13 +382,16 @@ async def test_a_crash_between_parking_and_settling_loses_nothing_and_repeats_no
             await app.publish_many([Paid("a", 0), Paid("b", 1), Paid("c", 2)])
             await until(lambda: len(store.tables.parked) == 1)
             assert await committed(broker) == 1
+    if discarded:
+        store.tables.parked.clear()
     async with running(failing_shop(broker, store, {1}, calls)):
         await until(lambda: len(shipped(broker)) == 2)
 
     assert shipped(broker) == [("a", 0), ("c", 2)]
     assert calls.count(1) == 3
     assert await committed(broker) == 3
-    assert [(parked.state, parked.attempts, parked.position) for parked in store.tables.parked.values()] == [("dead", 3, 1)]
+    found = [(parked.state, parked.attempts, parked.position) for parked in store.tables.parked.values()]
+    assert found == ([] if discarded else [("dead", 3, 1)])
 
 
 async def test_an_event_that_the_broker_refuses_makes_a_dead_letter_of_its_delivery_alone(

@@ -27,9 +27,9 @@ class Counting:
             self.stop.set()
 
 
-def app_at_least_once(folder: Path, counting: Counting) -> App:
+def app_at_least_once(folder: Path, counting: Counting, name: str = "bench") -> App:
     """A handler that returns nothing."""
-    app = App("bench", broker=f"sqlite:///{folder}/events.db")
+    app = App(name, broker=f"sqlite:///{folder}/events.db")
 
     @app.subscriber(OrderCreated)
     async def look_at(_order: OrderCreated) -> None:
@@ -38,9 +38,9 @@ def app_at_least_once(folder: Path, counting: Counting) -> App:
     return app
 
 
-def app_effectively_once(folder: Path, counting: Counting, store: str) -> App:
+def app_effectively_once(folder: Path, counting: Counting, store: str, name: str = "bench") -> App:
     """A handler that writes one row and publishes one event."""
-    app = App("bench", broker=f"sqlite:///{folder}/events.db", store=f"sqlite:///{folder}/{store}.db", schema=SCHEMA)
+    app = App(name, broker=f"sqlite:///{folder}/events.db", store=f"sqlite:///{folder}/{store}.db", schema=SCHEMA)
 
     @app.subscriber(OrderCreated)
     async def reserve(order: OrderCreated, transaction: Transaction) -> StockReserved:

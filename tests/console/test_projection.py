@@ -192,7 +192,7 @@ async def test_an_event_that_is_heard_of_again_after_it_went_has_its_attempts(tm
 
         trace = await model.asks.events.trace("a")
         assert trace is not None
-        assert [attempt["kind"] for attempt in trace["attempts"]] == ["duplicate"]
+        assert [attempt["kind"] for attempt in await model.asks.events.attempts(trace["events"])] == ["duplicate"]
 
 
 async def test_what_nobody_understood_is_told_apart(tmp_path: Path) -> None:

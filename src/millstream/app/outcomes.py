@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from millstream.app.work import Work
 from millstream.core.broker import Delivery
 from millstream.core.observe import Kind, Observer, Outcome, Outcomes
-from millstream.core.sampling import is_chosen, last_characters
+from millstream.core.sampling import MANY, is_chosen, last_characters
 
 log = logging.getLogger("millstream.worker")
+
+FEWEST = last_characters(MANY)
 
 
 class Observers:
@@ -39,19 +41,27 @@ class Observers:
 
 
 class WorkOutcomes:
-    """Made of what the worker keeps anyway, so that a batch nobody looks into costs nothing.
+    """Made of what the worker keeps anyway, so that a batch nobody looks into costs next to nothing.
 
     `offset` turns the worker's monotonic times into seconds since 1970.
     """
 
-    __slots__ = ("_offset", "_plain", "_works", "group")
+    __slots__ = ("_handler", "_offset", "_some", "_works", "group")
 
     def __init__(self, group: str, works: Sequence[Work], offset: float) -> None:
         self.group = group
         self._works = works
         self._offset = offset
-        self._plain: bool | None = None
-        """Whether all of them were handled, once somebody has asked."""
+        # The one look at all of them, on the hot path of every worker: now, while the processor still has them at hand.
+        self._some = [
+            w
+            for w in works
+            if w.kind != "handled" or w.parked is not None or (e := w.envelope) is None or (e.correlation or e.id or " ")[-1] in FEWEST
+        ]
+        """Those that did not go smoothly, and of the others the few that may be told of where one in very many is."""
+        first = works[0].handler if works else None
+        self._handler = first if first is not None and [w.handler for w in works].count(first) == len(works) else None
+        """Who has taken all of them, if it was one."""
 
     def __len__(self) -> int:
         return len(self._works)
@@ -61,33 +71,15 @@ class WorkOutcomes:
 
     def counts(self) -> Mapping[tuple[str, Kind], int]:
         """How many there are of each handler and kind."""
-        works = self._works
-        if works and self._all_handled():
-            # Nearly always, and of one handler: then nothing is counted one by one.
-            handler = works[0].handler
-            if handler is not None and [work.handler for work in works].count(handler) == len(works):
-                return {(handler.name, "handled"): len(works)}
+        if self._handler is not None and all([work.kind == "handled" for work in self._some]):
+            # Nearly always: then nothing is counted one by one.
+            return {(self._handler.name, "handled"): len(self._works)}
         return Counter((work.handler.name if work.handler is not None else "", work.kind or "skipped") for work in self._works)
 
     def pick(self, one_in: int) -> Sequence[Outcome]:
         """All that failed, waits or has waited, and of the handled ones one correlation in so many."""
-        works = self._works
-        if one_in == 1:
-            return [self._outcome(work) for work in works if work.kind is not None and work.kind != "skipped"]
-        ends = last_characters(one_in)
-        if self._all_handled():
-            # Nearly always; and then nothing but this look is taken at the many.
-            return [
-                self._outcome(w)
-                for w in works
-                if w.parked or ((e := w.envelope) and (c := e.correlation or e.id)[-1:] in ends and is_chosen(c, one_in))
-            ]
+        works = self._some if one_in >= MANY else self._works
         return [self._outcome(work) for work in works if _is_wanted(work, one_in)]
-
-    def _all_handled(self) -> bool:
-        if self._plain is None:
-            self._plain = [work.kind for work in self._works].count("handled") == len(self._works)
-        return self._plain
 
     def _outcome(self, work: Work) -> Outcome:
         envelope, started = work.envelope, work.started

@@ -172,29 +172,37 @@ class Answers:
 
     async def trace(self, what: str) -> dict[str, Any] | None:
         """The story of an event: what it caused, what waits, and a sentence about it."""
-        trace = await self._model.events.trace(what)
-        if trace is None:
+        found = await self._model.events.trace(what)
+        if found is None:
             return None
-        await self._tell_fates(trace["events"], trace["attempts"])
+        # Facts come in between: the events are asked for once more, so that what these attempts published is among them.
+        fates = await self._fates(found["events"])
+        trace = await self._model.events.correlated(found["correlation"])
+        await self._tell_fates(trace["events"], fates)
         trace["steps"] = _steps(trace["events"])
         trace["sentence"] = _sentence(trace["events"])
         return trace
 
-    async def _tell_fates(self, events: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> None:
+    async def _fates(self, events: list[dict[str, Any]]) -> "Fates":
+        """What waits of these events, and then what was tried: what has left the one since is told by the other."""
+        parked = await self._model.letters.of_events([(event["id"], event["source"]) for event in events])
+        return Fates(
+            {(row["group"], row["source"], row["id"]): row["state"] for row in parked}, await self._model.events.attempts(events)
+        )
+
+    async def _tell_fates(self, events: list[dict[str, Any]], fates: "Fates") -> None:
         """Give each event what became of it in every group."""
         expected: defaultdict[str, list[str]] = defaultdict(list)
         for handler in await self._model.handlers():
             for type_ in handler["types"]:
                 expected[type_].append(handler["group"])
         tried: defaultdict[tuple[str, str], defaultdict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-        for attempt in attempts:
+        for attempt in fates.attempts:
             tried[attempt["id"], attempt["source"]][attempt["group"]].append(attempt)
-        parked = await self._model.letters.of_events([(event["id"], event["source"]) for event in events])
-        states = {(row["group"], row["source"], row["id"]): row["state"] for row in parked}
         for event in events:
             by_group = tried[event["id"], event["source"]]
             event["deliveries"] = [
-                self._fate(group, event, by_group.get(group, []), states.get((group, event["source"], event["id"])))
+                self._fate(group, event, by_group.get(group, []), fates.parked.get((group, event["source"], event["id"])))
                 for group in sorted({*by_group, *expected[event["type"]]})
             ]
 
@@ -219,8 +227,9 @@ class Answers:
         event = await self._model.events.event(id_, source)
         if event is None:
             raise NotFoundError(f"no event with the id {id_!r} is known")
-        event["attempts"] = await self._model.events.attempts([event])
-        await self._tell_fates([event], event["attempts"])
+        fates = await self._fates([event])
+        event["attempts"] = fates.attempts
+        await self._tell_fates([event], fates)
         event["payload"] = None
         envelope = await self.envelope(event)
         if envelope is not None:
@@ -323,6 +332,14 @@ class Circumstances:
         """When an operator has last moved it."""
         asked = self.last(group, "reset")
         return None if asked is None else asked["at"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fates:
+    """The state of what waits, by group, source and id; and what was tried, in order of time."""
+
+    parked: dict[tuple[str, str, str], str]
+    attempts: list[dict[str, Any]]
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:

@@ -236,6 +236,10 @@ class StoredEvents:
         if not found:
             return None
         ((correlation,),) = await self._read("select correlation from event where n=?", found[0])
+        return await self.correlated(correlation)
+
+    async def correlated(self, correlation: str) -> dict[str, Any]:
+        """The events of one correlation in order of time, as many as are shown at most."""
         rows = await self._read(
             f"select {EVENT} from event where correlation=? and correlation<>id order by n limit ?", correlation, MOST_TRACED + 1  # noqa: S608
         )
@@ -243,7 +247,7 @@ class StoredEvents:
         events = await self._events(sorted(rows))
         cut = len(events) > MOST_TRACED
         events = sorted(events[:MOST_TRACED], key=lambda event: (event["time"], event["n"]))
-        return {"correlation": correlation, "events": events, "attempts": await self.attempts(events), "cut": cut}
+        return {"correlation": correlation, "events": events, "cut": cut}
 
     async def search(self, what: str, limit: int = 10) -> list[dict[str, Any]]:
         """Events whose id, key or correlation it is; else those whose id begins with it, or whose key does among the newest."""

@@ -12,7 +12,7 @@ import pytest
 from millstream import App, Transaction, event
 from millstream.app import reporter as module
 from millstream.app.facts_of import LARGEST
-from millstream.app.outcomes import WorkOutcomes
+from millstream.app.outcomes import WorkOutcomes, sample
 from millstream.app.reporter import BUDGET, MOST_BUFFERED, MOST_PENDING, Reporter
 from millstream.app.work import Owned, Work
 from millstream.brokers.memory import MemoryBroker
@@ -99,6 +99,7 @@ class Desk:
         for number, id_ in enumerate(ids):
             envelope = Envelope(id=id_, source="/orders", type="order.placed", time=self.clock.micros(), data=b"{}", topic=topic)
             works.append(Work(Delivery(owned.partition, number, envelope), envelope, owned, self.handler, "k", kind=kind, **more))
+        sample(works)
         self.reporter.settled(WorkOutcomes(group, works, 0.0))
         return works
 
@@ -193,6 +194,7 @@ async def test_what_had_waited_is_told_when_it_is_handled() -> None:
         parked = [letter(n) for n in range(3)]
         works = [*working.settled("handled", []), *(_waited(working, each) for each in parked)]
         others = [_work(working, id_) for id_ in mixed]
+        sample([*others, *works])
         working.reporter.settled(WorkOutcomes(GROUP, [*others, *works], 0.0))
 
         told = [delivery.id for delivery in await working.deliveries()]

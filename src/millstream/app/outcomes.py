@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from millstream.app.work import Work
 from millstream.core.broker import Delivery
 from millstream.core.observe import Kind, Observer, Outcome, Outcomes
-from millstream.core.sampling import MANY, is_chosen, last_characters
+from millstream.core.sampling import is_chosen, last_characters
 
 log = logging.getLogger("millstream.worker")
 
-FEWEST = last_characters(MANY)
+#: Who tells of one correlation in so many, or of fewer, is asked about few: they are found when deliveries come.
+MANY = 64
+_LAST, _BUT_ONE = last_characters(MANY), last_characters(MANY // 16)
 
 
 class Observers:
@@ -40,6 +42,13 @@ class Observers:
                 log.exception("the observer %r failed", observer)
 
 
+def sample(works: Sequence[Work]) -> None:
+    """Mark what may be told of where one in `MANY` is: while they are new, and the processor has them at hand."""
+    few = [w for w in works if (e := w.envelope) is not None and (e.correlation or e.id or " ")[-1] in _LAST]
+    for work in [w for w in few if (e := w.envelope) is not None and (e.correlation or e.id)[-2:-1] in _BUT_ONE]:
+        work.sampled = True
+
+
 class WorkOutcomes:
     """Made of what the worker keeps anyway, so that a batch nobody looks into costs next to nothing.
 
@@ -52,13 +61,9 @@ class WorkOutcomes:
         self.group = group
         self._works = works
         self._offset = offset
-        # The one look at all of them, on the hot path of every worker: now, while the processor still has them at hand.
-        self._some = [
-            w
-            for w in works
-            if w.kind != "handled" or w.parked is not None or (e := w.envelope) is None or (e.correlation or e.id or " ")[-1] in FEWEST
-        ]
-        """Those that did not go smoothly, and of the others the few that may be told of where one in very many is."""
+        # The one look at all of them, on the hot path of every worker.
+        self._some = [work for work in works if work.kind != "handled" or work.sampled or work.parked is not None]
+        """All that did not go smoothly, and of the others those that may be told of where one in `MANY` is."""
         first = works[0].handler if works else None
         self._handler = first if first is not None and [w.handler for w in works].count(first) == len(works) else None
         """Who has taken all of them, if it was one."""

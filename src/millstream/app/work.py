@@ -132,6 +132,8 @@ class Work(msgspec.Struct, eq=False, gc=False):
     finished: bool = False
     """It can be committed, or is dropped."""
     settled: bool = False
+    sampled: bool = False
+    """Observers may want to know of it, though they are told of few."""
     started: float = 0.0
     worked: float = 0.0
 

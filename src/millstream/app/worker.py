@@ -12,7 +12,7 @@ from msgspec import structs
 
 from millstream.app.judge import Judge
 from millstream.app.lanes import Lanes
-from millstream.app.outcomes import Observers, WorkOutcomes
+from millstream.app.outcomes import Observers, WorkOutcomes, sample
 from millstream.app.transactions import Batch, Transactions
 from millstream.app.triage import Triage
 from millstream.app.waiting_room import LOOK, MOST_CRASHES, WaitingRoom
@@ -424,7 +424,9 @@ class GroupWorker:
             else:
                 self._finished.append(work)
         self._unfinished += len(works)
-        self._observers.started(self.group, items)
+        if self._observers:
+            sample(works)
+            self._observers.started(self.group, items)
         if self._finished:
             self._wake.set()
         self._lanes.put(works)

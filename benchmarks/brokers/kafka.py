@@ -132,7 +132,7 @@ async def raw_publish_batches(run: Run) -> Figures:
 async def latency(run: Run) -> Figures:
     """Ours."""
     await _anew(TICK)
-    return await ours.latency(url(), run.folder, run.count(3_000))
+    return await ours.latency(url(), run.folder, run.count(6_000))
 
 
 async def raw_latency(run: Run) -> Figures:
@@ -140,7 +140,7 @@ async def raw_latency(run: Run) -> Figures:
     from benchmarks.brokers import kafka_raw
 
     await _anew(TICK)
-    return await kafka_raw.latency(servers(), TICK, run.count(3_000))
+    return await kafka_raw.latency(servers(), TICK, run.count(6_000))
 
 
 def reserve(order: Stored) -> Reserved:

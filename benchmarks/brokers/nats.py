@@ -86,14 +86,14 @@ async def publish_batches(run: Run) -> Figures:
 
 async def latency(run: Run) -> Figures:
     """Ours."""
-    return await ours.latency(url(), run.folder, run.count(3_000))
+    return await ours.latency(url(), run.folder, run.count(6_000))
 
 
 async def raw_latency(run: Run) -> Figures:
     """nats-py, pulled with a credit."""
     from benchmarks.brokers import nats_raw
 
-    return await nats_raw.latency(url(), run.count(3_000))
+    return await nats_raw.latency(url(), run.count(6_000))
 
 
 FAMILY = Family(

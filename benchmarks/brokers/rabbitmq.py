@@ -113,14 +113,14 @@ async def publish_batches(run: Run) -> Figures:
 
 async def latency(run: Run) -> Figures:
     """Ours."""
-    return await ours.latency(url(), run.folder, run.count(3_000))
+    return await ours.latency(url(), run.folder, run.count(6_000))
 
 
 async def raw_latency(run: Run) -> Figures:
     """pika on asyncio."""
     from benchmarks.brokers import rabbitmq_raw
 
-    return await rabbitmq_raw.latency(url(), unique(), run.count(3_000))
+    return await rabbitmq_raw.latency(url(), unique(), run.count(6_000))
 
 
 FAMILY = Family(

@@ -79,14 +79,14 @@ async def publish_batches(run: Run) -> Figures:
 
 async def latency(run: Run) -> Figures:
     """Ours."""
-    return await ours.latency(url(), run.folder, run.count(3_000))
+    return await ours.latency(url(), run.folder, run.count(6_000))
 
 
 async def raw_latency(run: Run) -> Figures:
     """redis-py."""
     from benchmarks.brokers import redis_raw
 
-    return await redis_raw.latency(url(), run.count(3_000))
+    return await redis_raw.latency(url(), run.count(6_000))
 
 
 FAMILY = Family(

@@ -82,12 +82,14 @@ class NatsPublisher:
         self._pending.extend(messages)
         if self._watch is None:
             self._watch = self._loop.call_later(LOOK, self._look)
-        if not self._soon:
+        if not self._flight and not self._soon:
+            # Nobody else is publishing: it goes at once.
+            self._pump()
+        elif not self._soon:
             # Publishers that come together share one write.
             self._soon = True
             self._loop.call_soon(self._pump)
-        # Whoever stops waiting does not stop the sending.
-        await asyncio.shield(call.finished)
+        await call.heard
         return call.results
 
     async def close(self) -> None:

@@ -33,7 +33,7 @@ MISSING = 1.5
 #: Seconds before the end of the lease after which nothing more is handed out, since another may have it soon.
 MARGIN = 1.0
 #: Seconds after which what is settled is written.
-COMMIT = 0.1
+COMMIT = 0.25
 #: Seconds without a server after which it is said.
 OUTAGE = 15.0
 BACK_OFF = (0.05, 1.0)

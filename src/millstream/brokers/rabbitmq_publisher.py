@@ -98,7 +98,7 @@ class RabbitPublisher:
             # Once for all that publish now: what goes out together costs one call of the system.
             self._pumping = True
             self._loop.call_soon(self._pump)
-        await call.finished
+        await call.heard
         return call.results
 
     async def close(self) -> None:

@@ -106,8 +106,6 @@ class RedisPublisher:
     async def _run(self) -> None:
         while True:
             await self._bell.wait()
-            # Those who are woken by the same answer bring theirs in the same turn of the loop.
-            await asyncio.sleep(0)
             self._bell.clear()
             while batch := self._batch():
                 try:

@@ -31,7 +31,7 @@ MARGIN = 1.0
 #: Seconds that a member gets to give up a partition that another one needs.
 GRACE = 10.0
 #: Seconds after which what is settled is written.
-COMMIT_AFTER = 0.1
+COMMIT_AFTER = 0.25
 #: Seconds without a server after which it is said.
 OUTAGE = 10.0
 BACK_OFF = (0.05, 1.0)

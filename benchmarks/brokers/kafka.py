@@ -55,6 +55,14 @@ async def raw_consume(run: Run) -> Figures:
     return await kafka_raw.consume(servers(), STORED, run.count(FULL))
 
 
+async def raw_consume_with_headers(run: Run) -> Figures:
+    """The same, and it reads the nine headers that an event has."""
+    from benchmarks.brokers import kafka_raw
+
+    await _filled(run)
+    return await kafka_raw.consume(servers(), STORED, run.count(FULL), headers=True)
+
+
 async def faststream_consume(run: Run) -> Figures:
     """FastStream, an event at a time."""
     from benchmarks.brokers import kafka_faststream
@@ -129,6 +137,14 @@ async def raw_publish_batches(run: Run) -> Figures:
     return await kafka_raw.publish_batches(servers(), PUBLISHED, run.count(400_000))
 
 
+async def raw_publish_batches_with_headers(run: Run) -> Figures:
+    """The same, with nine headers for each."""
+    from benchmarks.brokers import kafka_raw
+
+    await _anew(PUBLISHED)
+    return await kafka_raw.publish_batches(servers(), PUBLISHED, run.count(400_000), headers=True)
+
+
 async def latency(run: Run) -> Figures:
     """Ours."""
     await _anew(TICK)
@@ -186,6 +202,10 @@ FAMILY = Family(
             title="  its processor time", subject=consume, figure="cpu", unit="us", target=6, beside=raw_consume, compared="difference",
         ),
         Row(
+            title="  beside confluent-kafka that reads the headers", subject=consume, figure="rate", unit="/s", better="more",
+            beside=raw_consume_with_headers, compared="ratio",
+        ),
+        Row(
             title="  its processor time, beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume,
             compared="ratio",
         ),
@@ -216,6 +236,10 @@ FAMILY = Family(
         Row(
             title="publish_many of 1000, beside confluent-kafka", subject=publish_batches, figure="rate", unit="/s", target=200_000,
             better="more", beside=raw_publish_batches,
+        ),
+        Row(
+            title="  beside confluent-kafka that writes the headers", subject=publish_batches, figure="rate", unit="/s", better="more",
+            beside=raw_publish_batches_with_headers, compared="ratio",
         ),
         Row(
             title="read, process, write, exactly once, beside confluent-kafka", subject=read_process_write, figure="rate", unit="/s",

@@ -21,6 +21,14 @@ from benchmarks.subject import Figures
 CHUNK = 500
 MOST = 6
 
+Headers = list[tuple[str, str | bytes | None]]
+#: As many headers, and as long ones, as a CloudEvent with a key has; all events have the same here, which costs nothing to make.
+HEADERS: Headers = [
+    ("ce_specversion", b"1.0"), ("ce_source", b"/bench"), ("ce_type", b"bench.published"), ("ce_contractversion", b"1"),
+    ("content-type", b"application/json"), ("ce_id", b"01a21634-e360-7caa-8014-463c7070fb0b"), ("ce_subject", b"o-00000000"),
+    ("ce_partitionkey", b"o-00000000"), ("ce_time", b"2026-01-31T12:00:00.000000Z"),
+]  # fmt: skip
+
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Stored).decode
 decode_tick = msgspec.json.Decoder(Tick).decode
@@ -67,13 +75,13 @@ class Bridge:
                 self._loop.call_soon_threadsafe(self._batches.put_nowait, [first, *consumer.consume(CHUNK - 1, 0)])
         consumer.close()
 
-    async def run(self, handle: Callable[[bytes], Awaitable[object]], stop: asyncio.Event) -> None:
+    async def run(self, handle: Callable[[Record], Awaitable[object]], stop: asyncio.Event) -> None:
         """Handle record after record until it is time to stop."""
         while not stop.is_set():
             batch = await self._batches.get()
             last: dict[int | None, Record] = {}
             for record in batch:
-                await handle(record.value() or b"")
+                await handle(record)
                 last[record.partition()] = record
             self._done += last.values()
             self._room.release()
@@ -85,18 +93,22 @@ class Bridge:
         await asyncio.to_thread(self._thread.join)
 
 
-async def consume(servers: str, topic: str, count: int) -> Figures:
-    """Decode, await the handler, commit once a batch."""
+async def consume(servers: str, topic: str, count: int, *, headers: bool = False) -> Figures:
+    """Decode, await the handler, commit once a batch; with the headers, all of each event is read."""
     counting = Counting(count)
 
     async def handler(_order: Stored) -> None:
         counting.one()
 
-    async def handle(body: bytes) -> None:
-        await handler(decode(body))
+    async def handle(record: Record) -> None:
+        await handler(decode(record.value() or b""))
+
+    async def handle_with_headers(record: Record) -> None:
+        _envelope = dict(record.headers() or ())
+        await handler(decode(record.value() or b""))
 
     bridge = Bridge(servers, topic)
-    await bridge.run(handle, counting.stop)
+    await bridge.run(handle_with_headers if headers else handle, counting.stop)
     await bridge.close()
     return counting.figures()
 
@@ -121,7 +133,7 @@ class Sender:
         self._producer.produce(self._topic, encode(event), key, on_delivery=partial(self._report, acknowledged))
         await acknowledged
 
-    async def publish_many(self, events: Sequence[Published]) -> None:
+    async def publish_many(self, events: Sequence[Published], headers: Headers | None = None) -> None:
         """Return when all of them are."""
         acknowledged = self._loop.create_future()
         left = len(events)
@@ -133,7 +145,7 @@ class Sender:
                 self._report(acknowledged, error, _record)
 
         for event in events:
-            self._producer.produce(self._topic, encode(event), event.order_id, on_delivery=report)
+            self._producer.produce(self._topic, encode(event), event.order_id, on_delivery=report, headers=headers)
         await acknowledged
 
     def _report(self, acknowledged: "asyncio.Future[None]", error: KafkaError | None, _record: Record) -> None:
@@ -180,18 +192,18 @@ async def publish_from_one(servers: str, topic: str, count: int) -> Figures:
         return await from_one(sender.publish, published(0, count))
 
 
-async def publish_batches(servers: str, topic: str, count: int) -> Figures:
-    """A thousand at a time."""
+async def publish_batches(servers: str, topic: str, count: int, *, headers: bool = False) -> Figures:
+    """A thousand at a time; with the headers of CloudEvents, or as much as their bytes."""
     async with sending(servers, topic, 1) as sender:
-        return await in_batches(sender.publish_many, published(0, count))
+        return await in_batches(lambda events: sender.publish_many(events, HEADERS if headers else None), published(0, count))
 
 
 async def latency(servers: str, topic: str, count: int) -> Figures:
     """From producer to handler, in one process."""
     seen, stop = Seen(), asyncio.Event()
 
-    async def handle(body: bytes) -> None:
-        seen.one(decode_tick(body))
+    async def handle(record: Record) -> None:
+        seen.one(decode_tick(record.value() or b""))
 
     bridge = Bridge(servers, topic)
     running = asyncio.create_task(bridge.run(handle, stop))

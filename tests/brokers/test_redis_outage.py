@@ -81,6 +81,25 @@ async def test_a_server_that_is_killed_under_load_loses_nothing_and_repeats_noth
         assert [id_ for id_ in came if id_.startswith(f"p{number}-")] == ids
 
 
+async def test_a_server_that_forgets_its_scripts_is_sent_them_again(server: RedisServer, url: str) -> None:
+    """`SCRIPT FLUSH` is somebody else's business: nothing is lost, refused or repeated."""
+    async with RedisBroker(url) as broker:
+        topic, group = await declared(broker)
+        events = made(topic, 3)
+        for event in events:
+            await published(broker, [event])
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"SCRIPT FLUSH\r\n")
+            assert await reader.readline() == b"+OK\r\n"
+            writer.close()
+
+        member = Member(await broker.open(group, "m"))
+        came = [d.envelope.id for d in await taken(member, 3) if d.envelope]
+        assert await member.step(wait=0.2) == []
+        await member.close()
+    assert sorted(came) == sorted(event.id for event in events)
+
+
 async def test_a_service_outlives_its_server(server: RedisServer, url: str, tmp_path: Path) -> None:
     """The server dies while a worker handles: it comes back by itself, and every event has one effect."""
     name, count = unique("outlives"), 1500

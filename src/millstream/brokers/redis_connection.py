@@ -33,6 +33,10 @@ class ReplyError(BrokerError):
     """The server refused a command."""
 
 
+class UnknownScriptError(BrokerError):
+    """The server has forgotten a script that it was sent before."""
+
+
 class Connection(asyncio.Protocol):
     """Commands may be asked for one after another without waiting."""
 
@@ -41,6 +45,8 @@ class Connection(asyncio.Protocol):
         self.lost: MillstreamError | None = None
         self.on_message: Callable[[list[Any]], None] | None = None
         """What a connection that listens is told without having asked."""
+        self.on_answer: Callable[[Answer], None] | None = None
+        """Gets each answer at once, a turn of the loop before whoever waits for it."""
         self.on_lost: Callable[[MillstreamError], None] | None = None
         self.received = 0
         """Bytes so far."""
@@ -122,6 +128,8 @@ class Connection(asyncio.Protocol):
             return ConfigurationError(
                 f"{self.settings.name} does not allow it: {text}. Check the user, what it may do, and that this is no replica."
             )
+        if text.startswith("NOSCRIPT"):
+            return UnknownScriptError(f"{self.settings.name} does not know a script: {text}")
         return BrokerError(f"{self.settings.name} refused: {text}")
 
     def _gone(self) -> MillstreamError:
@@ -154,8 +162,10 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(reply, ReplyError):
             answer.set_exception(reply)
-        else:
-            answer.set_result(reply)
+            return
+        answer.set_result(reply)
+        if self.on_answer is not None:
+            self.on_answer(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._closed.done():

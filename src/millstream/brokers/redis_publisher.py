@@ -5,9 +5,10 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha1
 from typing import Any
 
-from millstream.brokers.redis_connection import Connection, packed
+from millstream.brokers.redis_connection import Connection, UnknownScriptError, packed
 from millstream.brokers.redis_names import MARKS, claims_of, id_before, publisher_of, stream_of
 from millstream.brokers.redis_scripts import PUBLISH
 from millstream.brokers.redis_settings import RedisSettings
@@ -18,6 +19,8 @@ from millstream.core.broker import Origin, Partition
 MOST, MOST_BYTES = 500, 1 << 20
 BACK_OFF = (0.05, 1.0)
 PACKED = PUBLISH.encode()
+#: What the server knows a script by that it was sent before.
+DIGEST = sha1(PACKED, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class RedisPublisher:
         self._waiting: deque[Page] = deque()
         self._bell = asyncio.Event()
         self._connection: Connection | None = None
+        self._known = False
+        """Whether the server has the script: it has all that it was sent, until it starts anew."""
         self._task = self._loop.create_task(self._run())
 
     async def close(self) -> None:
@@ -166,7 +171,6 @@ class RedisPublisher:
     async def _store(self, batch: list[Page]) -> MillstreamError | None:
         """Have a batch stored, on the next connection when this one is lost, until its time is over."""
         self._number += 1
-        script = self._pack(batch)
         deadline = max(page.deadline for page in batch)
         pause = BACK_OFF[0]
         while True:
@@ -176,8 +180,11 @@ class RedisPublisher:
             try:
                 async with asyncio.timeout(left):
                     connection = await self._connected()
-                    answer = await connection.answer(connection.send(script))
+                    answer = await connection.answer(connection.send(self._pack(batch)))
+                self._known = True
                 return self._understood(batch[0], answer)
+            except UnknownScriptError:
+                self._known = False
             except TimeoutError:
                 # What was sent may still be carried out; not after the next, whose number is higher.
                 if self._connection is not None:
@@ -189,6 +196,7 @@ class RedisPublisher:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.lost is not None:
+            self._known = False
             self._connection = await self._connect()
         return self._connection
 
@@ -205,7 +213,8 @@ class RedisPublisher:
                 arguments += event.fields
         origin = first.origin
         marks = ("", "", "") if origin is None else (origin.store, origin.upto, "" if origin.after is None else origin.after)
-        head = ("EVAL", PACKED, len(keys) + 3, self._token, MARKS, claims_of(first.group), *map(stream_of, keys))
+        script = ("EVALSHA", DIGEST) if self._known else ("EVAL", PACKED)
+        head = (*script, len(keys) + 3, self._token, MARKS, claims_of(first.group), *map(stream_of, keys))
         return packed((*head, self._number, *marks, first.token, first.group, len(first.settled), *arguments))
 
     def _understood(self, page: Page, answer: list[Any]) -> MillstreamError | None:

@@ -283,20 +283,28 @@ class RedisSubscription(MemberReceiving):
         count = min(claim.wanted for claim in claims)
         self._asked = set(claims)
         before = connection.received
+
+        def heard(answer: Any) -> None:
+            came = {stream: entries for stream, entries in answer or ()}
+            size = (connection.received - before) / max(1, sum(map(len, came.values())))
+            for claim, position in zip(claims, wanted, strict=True):
+                entries = came.get(claim.stream.encode())
+                if entries and claim.next == position and self.claims.get(claim.partition) is claim:
+                    try:
+                        self._came(claim, entries, size)
+                    except MillstreamError as error:
+                        self._fail(error)
+
+        connection.on_answer = heard
         try:
-            answer = await connection.call(
+            await connection.call(
                 "XREAD", "COUNT", count, "BLOCK", BLOCK, "STREAMS",
                 *(claim.stream for claim in claims), *(id_before(position) for position in wanted),
                 wait=SILENCE,
             )  # fmt: skip
         finally:
+            connection.on_answer = None
             self._asked = set()
-        came = {stream: entries for stream, entries in answer or ()}
-        size = (connection.received - before) / max(1, sum(map(len, came.values())))
-        for claim, position in zip(claims, wanted, strict=True):
-            entries = came.get(claim.stream.encode())
-            if entries and claim.next == position and self.claims.get(claim.partition) is claim:
-                self._came(claim, entries, size)
 
     def _came(self, claim: Claim, entries: list[Any], size: float) -> None:
         first = position_of(entries[0][0])

@@ -371,7 +371,6 @@ export interface TracedEvent extends Event {
 export interface Trace {
   correlation: string;
   events: TracedEvent[];
-  attempts: Attempt[];
   steps: Step[];
   sentence: string;
   cut: boolean;

@@ -35,7 +35,7 @@ const event = (id: string, time: number, deliveries: Delivery[], causation: stri
   deliveries,
 });
 
-const trace = (...events: TracedEvent[]): Trace => ({ correlation: "c", events, attempts: [], steps: [], sentence: "", cut: false });
+const trace = (...events: TracedEvent[]): Trace => ({ correlation: "c", events, steps: [], sentence: "", cut: false });
 
 describe("the tree of a trace", () => {
   it("has each effect below the handling that published it", () => {

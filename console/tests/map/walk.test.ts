@@ -7,7 +7,6 @@ const MAP = { nodes: [], edges: [], services: [] } as unknown as FlowMap;
 
 const TRACE: Trace = {
   correlation: "c",
-  attempts: [],
   cut: false,
   sentence: "",
   steps: [

@@ -20,7 +20,7 @@ const CONTRACT = {
 };
 
 async function opened(): Promise<HTMLElement> {
-  answer({ "/api/contracts": [CONTRACT], "/api/publish": { ids: ["01-new"] }, "/api/trace": { correlation: "01-new", events: [], attempts: [], steps: [], sentence: "order.placed: 2 deliveries", cut: false } });
+  answer({ "/api/contracts": [CONTRACT], "/api/publish": { ids: ["01-new"] }, "/api/trace": { correlation: "01-new", events: [], steps: [], sentence: "order.placed: 2 deliveries", cut: false } });
   user();
   const root = mount("/publish?type=order.placed", <PublishScreen />);
   await vi.waitFor(() => expect(text(root)).toContain("order_id"));

@@ -97,7 +97,6 @@ class NatsPublisher:
         with contextlib.suppress(asyncio.CancelledError):
             while self._calls and not self._closing:
                 await asyncio.wait([call.finished for call in self._calls])
-                self._sweep()
         self._closing = True
         if self._watch is not None:
             self._watch.cancel()
@@ -247,10 +246,6 @@ class NatsPublisher:
         for message in self._pending:
             self._settle(message, error)
         self._pending.clear()
-
-    def _sweep(self) -> None:
-        for call in [call for call in self._calls if call.finished.done()]:
-            self._calls.pop(call, None)
 
     def _renew_stalled(self, now: float) -> None:
         connection, first = self._connection, next(iter(self._flight), b"")

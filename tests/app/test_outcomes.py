@@ -1,14 +1,19 @@
 """What is told of many deliveries is found by one look when they come, and is what everybody else chooses."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from millstream import App, event
 from millstream.app.outcomes import MANY, WorkOutcomes, sample
 from millstream.app.work import Owned, Work
 from millstream.contracts.envelope import Envelope
 from millstream.core.broker import Delivery, Partition
-from millstream.core.observe import Kind
+from millstream.core.observe import Kind, Outcomes
 from millstream.core.sampling import is_chosen
+from millstream.testing import TestApp
 
 PLACE = Partition("order.placed", 0)
 
@@ -19,7 +24,49 @@ def work(id_: str, correlation: str | None = None, kind: Kind | None = None) -> 
     return Work(Delivery(PLACE, 0, envelope), envelope, Owned(PLACE, 1), None, "k", kind=kind)
 
 
-@given(st.text(max_size=5), st.none() | st.text(max_size=5))
+# Ids end in such digits; and in anything, where they are another's.
+TEXTS = st.text("0123456789abcdef", max_size=4) | st.text(max_size=5)
+
+
+@event("sampled.placed", key="number")
+@dataclass(frozen=True)
+class Placed:
+    """Something that happens often."""
+
+    number: int
+
+
+class Picking:
+    """Wants to know of one correlation in `MANY`."""
+
+    def __init__(self) -> None:
+        self.picked: set[str] = set()
+
+    def started(self, group: str, deliveries: Sequence[Delivery]) -> None: ...
+
+    def settled(self, outcomes: Outcomes) -> None:
+        self.picked |= {outcome.envelope.id for outcome in outcomes.pick(MANY) if outcome.envelope is not None}
+
+
+async def test_a_worker_tells_of_everybody_who_is_chosen() -> None:
+    """Not only of what fails."""
+    picking = Picking()
+    app = App("desk", broker="memory://", observers=[picking])
+
+    @app.subscriber(Placed)
+    async def note(_placed: Placed) -> None:
+        """Take it."""
+
+    async with TestApp(app) as test:
+        ids = {envelope.id for envelope in await app.publish_many([Placed(n) for n in range(2000)])}
+        await test.run_until_idle()
+
+    assert picking.picked == {id_ for id_ in ids if is_chosen(id_, MANY)}
+    assert picking.picked
+
+
+@given(TEXTS, st.none() | TEXTS)
+@example("ab20", None)
 @example("ab00", None)
 @example("ab04", None)
 @example("", "")

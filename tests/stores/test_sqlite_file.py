@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -333,15 +334,20 @@ async def test_a_stores_backup_tells_how_far_it_is(tmp_path: Path) -> None:
 
 
 OPENER = """
-    import asyncio, sys
+    import asyncio, sys, time
     from millstream.brokers.sqlite import SqliteBroker
     from millstream.core.broker import Topic
     from millstream.stores.sqlite_file import SqliteFile
 
     async def main():
-        sys.stdin.readline()
-        async with SqliteBroker(SqliteFile(sys.argv[1])) as broker:
-            await broker.declare([Topic(name="made")], [])
+        print("ready", flush=True)
+        start = float(sys.stdin.readline())
+        for number in range(60):
+            # All of them at the same moment, as far as processes can.
+            while time.monotonic() < start + number * 0.04:
+                pass
+            async with SqliteBroker(SqliteFile(f"{sys.argv[1]}/{number}.db")) as broker:
+                await broker.declare([Topic(name="made")], [])
 
     asyncio.run(main())
 """
@@ -349,15 +355,18 @@ OPENER = """
 
 async def test_processes_may_make_a_file_at_the_same_moment(tmp_path: Path) -> None:
     """Whoever comes first makes it; nobody is told that it is locked, damaged or not ours."""
-    command = (sys.executable, "-c", textwrap.dedent(OPENER), str(tmp_path / "b.db"))
-    openers = [
-        await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE) for _ in range(4)
-    ]
+    command = (sys.executable, "-c", textwrap.dedent(OPENER), str(tmp_path))
+    pipe = asyncio.subprocess.PIPE
+    openers = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(6)]
+    for opener in openers:
+        assert opener.stdout is not None
+        assert await opener.stdout.readline() == b"ready\n"
 
-    results = await asyncio.gather(*(opener.communicate(b"\n") for opener in openers))
+    start = f"{time.monotonic() + 0.1}\n".encode()
+    results = await asyncio.gather(*(opener.communicate(start) for opener in openers))
 
-    assert [error.decode() for _, error in results] == [""] * 4
-    assert [opener.returncode for opener in openers] == [0] * 4
+    assert [error.decode() for _, error in results] == [""] * 6
+    assert [opener.returncode for opener in openers] == [0] * 6
 
 
 async def test_writes_that_share_a_transaction_share_no_failure(tmp_path: Path) -> None:

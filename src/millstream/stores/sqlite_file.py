@@ -10,6 +10,7 @@ import hashlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ APPLICATION_ID = 0x4D494C4C  # "MILL"
 SCHEMA_VERSION = 1
 #: How long a write waits for another process before it fails, in seconds.
 BUSY = 5.0
+#: and until what SQLite refused without any waiting is tried again.
+AGAIN = 0.005
 #: How a writing connection works.
 SETTINGS = (f"journal_size_limit={KEEP_BYTES}", "temp_store=memory")
 
@@ -152,12 +155,24 @@ class SqliteFile:
                 f"{self.path}: is an SQLite database, but not one of Millstream's. Name another file: "
                 "your own tables belong into a service's store, made through App(schema=...). The file was not touched."
             )
-        if connection.execute("pragma journal_mode=wal").fetchone() != ("wal",):
+        if self._journal_of(connection) != ("wal",):
             raise StoreError(f"{self.path}: this file system cannot do WAL (a network drive?); use a local disk.")
         if self._lacks(connection):
             connection.execute("begin immediate")
             self._make(connection)
             connection.execute(f"pragma application_id={APPLICATION_ID}; pragma user_version={SCHEMA_VERSION}; commit")
+
+    def _journal_of(self, connection: Connection) -> tuple[Any, ...] | None:
+        """Have changes go to a WAL; gives the kind of journal that the file has then."""
+        deadline = time.monotonic() + self._busy
+        while True:
+            try:
+                return connection.execute("pragma journal_mode=wal").fetchone()
+            except apsw.BusyError:
+                # Of several that make the file at the same moment SQLite refuses all but one at once, without waiting for its lock.
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(AGAIN)
 
     def _lacks(self, connection: Connection) -> bool:
         """Whether tables are missing; a look, so that opening what is complete writes nothing."""

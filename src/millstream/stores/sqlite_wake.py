@@ -74,11 +74,11 @@ class WakeUp:
 
     def _bind(self) -> None:
         for last in (*[False] * 10, True):
-            self._folder.mkdir(mode=0o700, exist_ok=True)
             try:
+                self._folder.mkdir(mode=0o700, exist_ok=True)
                 self._socket.bind(str(self._own))
-            except FileNotFoundError:
-                # The last one that left has just taken the folder away.
+            except (FileExistsError, FileNotFoundError):
+                # The last one that left has just taken the folder away: before there was a socket in it, or before it was looked at.
                 if last:
                     raise
             else:

@@ -1,5 +1,6 @@
 """`status`, `map`, `event show` and `top`: what services tell, in the terminal."""
 
+import asyncio
 import json
 import os
 import pty
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from millstream import App
 from millstream.cli import top
 from millstream.cli.screen import PLAIN
+from millstream.console.server import Console
 
 from .conftest import Result
 
@@ -141,16 +144,14 @@ def test_a_look_leaves_nothing_behind(millstream: Run, work: Work, folder: Path)
 
 def test_the_read_model_of_a_console_that_was_stopped_is_used_and_left_as_it_is(millstream: Run, work: Work, folder: Path) -> None:
     """What is told since then is added to a copy."""
-    import asyncio
-
-    from millstream.console.server import Console
 
     async def run_console() -> None:
         console = Console(broker=f"sqlite:///{folder}/desk.db", store=f"sqlite:///{folder}/desk-console.db", port=0)
         stop = asyncio.Event()
         serving = asyncio.ensure_future(console.serve(stop))
-        async with asyncio.timeout(20):
-            while console._app._store is None or not await console._app.read("select 1 from event"):  # noqa: ASYNC110
+        async with asyncio.timeout(20), httpx.AsyncClient(base_url=console.url.partition("?")[0], follow_redirects=True) as client:
+            await client.get(console.url)
+            while (await client.get("/api/overview")).json()["dead"] != 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         stop.set()
         await serving

@@ -159,6 +159,14 @@ async def raw_latency(run: Run) -> Figures:
     return await kafka_raw.latency(servers(), TICK, run.count(6_000))
 
 
+async def raw_latency_with_headers(run: Run) -> Figures:
+    """The same, with nine headers for each event."""
+    from benchmarks.brokers import kafka_raw
+
+    await _anew(TICK)
+    return await kafka_raw.latency(servers(), TICK, run.count(6_000), headers=True)
+
+
 def reserve(order: Stored) -> Reserved:
     """What is to be published for an order."""
     return Reserved(order.order_id, order.lines[0].sku)
@@ -252,6 +260,10 @@ FAMILY = Family(
         Row(
             title="latency at 500/s, p99, beside confluent-kafka", subject=latency, figure="p99", unit="ms", target=1.25,
             beside=raw_latency, compared="ratio",
+        ),
+        Row(
+            title="  beside confluent-kafka with headers", subject=latency, figure="p99", unit="ms", beside=raw_latency_with_headers,
+            compared="ratio",
         ),
     ],
 )  # fmt: skip

@@ -96,6 +96,13 @@ async def raw_latency(run: Run) -> Figures:
     return await nats_raw.latency(url(), run.count(6_000))
 
 
+async def raw_latency_with_headers(run: Run) -> Figures:
+    """The same, with nine headers for each event."""
+    from benchmarks.brokers import nats_raw
+
+    return await nats_raw.latency(url(), run.count(6_000), headers=True)
+
+
 FAMILY = Family(
     title="NATS JetStream, one process (ours has eight streams, for eight partitions)",
     needs=VARIABLE,
@@ -136,6 +143,10 @@ FAMILY = Family(
         Row(title="latency at 500/s, p50, beside nats-py", subject=latency, figure="p50", unit="ms", beside=raw_latency),
         Row(
             title="latency at 500/s, p99, beside nats-py", subject=latency, figure="p99", unit="ms", target=1.25, beside=raw_latency,
+            compared="ratio",
+        ),
+        Row(
+            title="  beside nats-py with headers", subject=latency, figure="p99", unit="ms", beside=raw_latency_with_headers,
             compared="ratio",
         ),
     ],

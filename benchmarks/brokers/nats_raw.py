@@ -12,7 +12,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 from nats.js.errors import NotFoundError
 
 from benchmarks.brokers.drive import Counting, Seen, from_many, from_one
-from benchmarks.brokers.events import Published, Stored, Tick, published, stored
+from benchmarks.brokers.events import ATTRIBUTES, Published, Stored, Tick, published, stored
 from benchmarks.brokers.ours import unique
 from benchmarks.subject import Figures
 
@@ -156,11 +156,12 @@ async def publish_from_one(url: str, count: int) -> Figures:
         return await from_one(publish, published(0, count))
 
 
-async def latency(url: str, count: int) -> Figures:
-    """From publisher to handler, in one process."""
+async def latency(url: str, count: int, *, headers: bool = False) -> Figures:
+    """From publisher to handler, in one process; with the headers of CloudEvents, which are read."""
     seen, stop = Seen(), asyncio.Event()
 
     async def handle(message: Msg) -> None:
+        _envelope = dict(message.headers or {})
         seen.one(decode_tick(message.data))
 
     async with connected(url) as client, stream_for(client) as subject:
@@ -168,7 +169,7 @@ async def latency(url: str, count: int) -> Figures:
         js = client.jetstream()
 
         async def publish(tick: Tick) -> None:
-            await js.publish(subject, encode(tick))
+            await js.publish(subject, encode(tick), headers=ATTRIBUTES if headers else None)
 
         figures = await seen.measure(publish, count)
         running.cancel()

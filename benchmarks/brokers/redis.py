@@ -89,6 +89,13 @@ async def raw_latency(run: Run) -> Figures:
     return await redis_raw.latency(url(), run.count(6_000))
 
 
+async def raw_latency_with_attributes(run: Run) -> Figures:
+    """The same, with nine attributes for each event."""
+    from benchmarks.brokers import redis_raw
+
+    return await redis_raw.latency(url(), run.count(6_000), attributes=True)
+
+
 FAMILY = Family(
     title="Redis Streams, appendfsync always, one process (ours has eight streams, for eight partitions)",
     needs=VARIABLE,
@@ -128,6 +135,10 @@ FAMILY = Family(
         Row(title="latency at 500/s, p50, beside redis-py", subject=latency, figure="p50", unit="ms", beside=raw_latency),
         Row(
             title="latency at 500/s, p99, beside redis-py", subject=latency, figure="p99", unit="ms", target=1.25, beside=raw_latency,
+            compared="ratio",
+        ),
+        Row(
+            title="  beside redis-py with nine more fields", subject=latency, figure="p99", unit="ms", beside=raw_latency_with_attributes,
             compared="ratio",
         ),
     ],

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from benchmarks.brokers.drive import Counting, Seen, from_many, from_one
-from benchmarks.brokers.events import Published, Stored, Tick, published, stored
+from benchmarks.brokers.events import ATTRIBUTES, Published, Stored, Tick, published, stored
 from benchmarks.brokers.ours import unique
 from benchmarks.subject import Figures
 
@@ -114,8 +114,8 @@ async def publish_from_one(url: str, count: int) -> Figures:
         return await from_one(publish, published(0, count))
 
 
-async def latency(url: str, count: int) -> Figures:
-    """From publisher to handler, in one process."""
+async def latency(url: str, count: int, *, attributes: bool = False) -> Figures:
+    """From publisher to handler, in one process; with the attributes of CloudEvents as further fields."""
     seen, stop = Seen(), asyncio.Event()
 
     async def handle(body: bytes) -> None:
@@ -123,8 +123,10 @@ async def latency(url: str, count: int) -> Figures:
 
     async with connected(url) as client, stream_for(client) as stream, group_of(client, stream) as group:
 
+        more = ATTRIBUTES if attributes else {}
+
         async def publish(tick: Tick) -> None:
-            await client.xadd(stream, {FIELD: encode(tick)})
+            await client.xadd(stream, {**more, FIELD: encode(tick)})
 
         running = asyncio.create_task(receive(client, stream, group, handle, stop))
         figures = await seen.measure(publish, count)

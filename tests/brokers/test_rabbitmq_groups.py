@@ -102,3 +102,20 @@ async def test_a_member_that_does_not_give_up_in_time_loses_what_another_needs(
     assert [d.envelope for d in came] == [d.envelope for d in one.in_hand if d.partition == moved]
     await two.close()
     await one.close()
+
+
+async def test_what_was_delivered_often_and_never_settled_is_not_dropped(broker: RabbitBroker) -> None:
+    """From 4.0 on a server drops what it has delivered twenty times, unless the queue says otherwise."""
+    topic, group = await declared(broker, partitions=1)
+    sent = made(topic, 1)
+    await published(broker, sent)
+    for number in range(22):
+        member = Member(await broker.open(group, f"m{number}"))
+        await taken(member, 1, settle=False)
+        await member.close()
+
+    last = Member(await broker.open(group, "last"))
+    (came,) = await taken(last, 1)
+    await last.close()
+
+    assert [came.envelope] == sent

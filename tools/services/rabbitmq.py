@@ -8,9 +8,15 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from tools.services import debian
 from tools.services.service import HOME, Child, ServiceError, free_port, require_debian
 
-PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+PROGRAM = Path("usr/lib/rabbitmq/bin/rabbitmq-server")
+#: The Debian release whose RabbitMQ is taken: this machine's, or for instance `trixie` for 4.0, or `sid` for the newest.
+RELEASE = os.environ.get("MILLSTREAM_TEST_RABBITMQ_RELEASE", "")
+#: Where the programs of that release are.
+UNPACKED = HOME / f"rabbitmq-{RELEASE}"
+ROOT = UNPACKED / "root" if RELEASE else Path("/")
 #: A frame that every server of AMQP 0.9.1 answers.
 HELLO = b"AMQP\x00\x00\x09\x01"
 
@@ -53,7 +59,7 @@ class RabbitServer:
         if self._epmd.pid is None:
             self._epmd.start(["epmd", "-port", str(ports["epmd"]), "-address", "127.0.0.1"], env=env)
         # Debian's own wrapper in /usr/sbin changes to another user.
-        self._child.start([str(PROGRAM)], env=env, cwd=self.folder)
+        self._child.start([str(ROOT / PROGRAM)], env=env, cwd=self.folder)
         self._child.wait_until(self.answers, "RabbitMQ")
 
     def stop(self, *, kill: bool = False) -> None:
@@ -80,6 +86,7 @@ class RabbitServer:
         ports = self._ports()
         return {
             "HOME": str(self.folder),
+            "PATH": f"{UNPACKED / 'bin'}:{os.environ['PATH']}" if RELEASE else os.environ["PATH"],
             "ERL_EPMD_PORT": str(ports["epmd"]),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"millstream-{ports['amqp']}@localhost",
@@ -120,11 +127,15 @@ class RabbitMQ:
 
     def install(self) -> None:
         """Have the package, which brings Erlang along."""
+        if RELEASE:
+            _unpack()
+            return
         # Its programs are for root alone, so that others would not find them on their path.
-        if not PROGRAM.exists():
+        program = ROOT / PROGRAM
+        if not program.exists():
             require_debian({"rabbitmq-server": "rabbitmq-server"})
-        if not PROGRAM.exists():
-            raise ServiceError(f"{PROGRAM} is missing, though rabbitmq-server is installed. On Debian: apt-get install rabbitmq-server")
+        if not program.exists():
+            raise ServiceError(f"{program} is missing, though rabbitmq-server is installed. On Debian: apt-get install rabbitmq-server")
 
     def start(self) -> None:
         self.server.start()
@@ -140,3 +151,20 @@ class RabbitMQ:
 
     def env(self) -> Mapping[str, str]:
         return {"MILLSTREAM_TEST_RABBITMQ": f"amqp://127.0.0.1:{self.server.port}"}
+
+
+def _unpack() -> None:
+    """Have RabbitMQ and the Erlang that it needs from another release of Debian, in a folder of their own."""
+    start = UNPACKED / "bin" / "erl"
+    if start.exists():
+        return
+    erlang = debian.unpack(RELEASE, "rabbitmq-server", UNPACKED) / "usr" / "lib" / "erlang"
+    (runtime,) = erlang.glob("erts-*/bin")
+    debian.relink(erlang.glob("**/bin/*"), ROOT)
+    start.parent.mkdir(exist_ok=True)
+    (start.parent / "epmd").symlink_to(runtime / "epmd")
+    # Erlang's own script knows only the place that it would be installed at.
+    script = f"#!/bin/sh\nROOTDIR='{erlang}' BINDIR='{runtime}' EMU=beam PROGNAME=erl exec '{runtime}/erlexec' \"$@\"\n"
+    start.with_suffix(".new").write_text(script)
+    start.with_suffix(".new").chmod(0o755)
+    start.with_suffix(".new").rename(start)

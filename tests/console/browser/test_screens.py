@@ -11,8 +11,8 @@ from tests.console.browser.visit import Visit, visiting
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
-#: What differs from one second to the next.
-TIMES = re.compile(r"(?i)\bnow\b|caught up|idle|\d[\d.,:/]*(?: ?(?:ms|s|m|min|h|d)\b)?(?: ago)?")
+#: What differs from one second to the next; "59 s" and "1 m 2 s" are one time each.
+TIMES = re.compile(r"(?i)\bnow\b|caught up|idle|\d[\d.,:/]*(?: ?(?:ms|s|m|min|h|d)\b(?: \d+ [smh]\b)?)?(?: ago)?")
 #: What a link does, without loading a page.
 GO = "path => { history.pushState(null, '', path); dispatchEvent(new PopStateEvent('popstate')); }"
 

@@ -32,8 +32,9 @@ ACTIVE = 1.0
 STALLED = 0.5
 #: Seconds after which a client that was woken is woken once more.
 AGAIN = 0.01
-#: Seconds between two commits, and that a request may take.
-COMMIT_EVERY = 0.02
+#: Seconds between two commits: each is a write for the servers, and what is committed is where others see the group.
+COMMIT_EVERY = 0.25
+#: Seconds that a request may take.
 SECONDS = 10.0
 #: Seconds after which a partition that could not be signed is signed again.
 SIGN_AGAIN = 0.5
@@ -237,7 +238,7 @@ class Poller:
             self._resume_all()
         records = self._consumer.consume(CHUNK, 0)
         if not records:
-            first = self._consumer.poll(BUSY if time.monotonic() < self._active_until or self._offsets else IDLE)
+            first = self._consumer.poll(BUSY if time.monotonic() < self._active_until else IDLE)
             if first is None:
                 return
             records = [first, *self._consumer.consume(CHUNK - 1, 0)]
@@ -261,7 +262,7 @@ class Poller:
                 return True
             self._room.clear()
             if self._is_full() and not self._commands:
-                self._room.wait(COMMIT_EVERY)
+                self._room.wait(IDLE)
             self._execute()
             self._commit_soon()
         return not self._closing

@@ -214,6 +214,9 @@ FAMILY = Family(
             beside=raw_consume_with_headers, compared="ratio",
         ),
         Row(
+            title="  its processor time", subject=consume, figure="cpu", unit="us", beside=raw_consume_with_headers, compared="difference",
+        ),
+        Row(
             title="  its processor time, beside FastStream", subject=consume, figure="cpu", unit="us", beside=faststream_consume,
             compared="ratio",
         ),

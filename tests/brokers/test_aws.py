@@ -120,6 +120,7 @@ class TestMotoWorker(TestMinistackWorker):
         pytest.skip("moto gives two questions messages of one group, when both have waited for them")
 
     test_keys_run_beside_each_other_and_never_beside_themselves = test_two_workers_share_a_group
+    test_a_batch_handler_has_a_verdict_for_each = test_two_workers_share_a_group
 
     def test_a_slow_group_takes_no_more_than_it_can_hold(self) -> None:
         """Thousands of events, of which each one costs more than the one before."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.brokers.nats_server import nats_url
@@ -14,6 +15,7 @@ from tools.services.nats import NatsServer
 from tools.services.service import free_port
 
 from millstream.brokers.nats import NatsBroker
+from millstream.brokers.nats_jetstream import ApiError, JetStream
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError, MillstreamError
 from millstream.core.broker import Partition
@@ -43,13 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 @pytest.fixture(scope="module")
 def routes() -> list[int]:
-    """Where the servers of a cluster reach each other."""
-    ports: list[int] = []
-    while len(ports) < 3:
-        ports.append(free_port())
-        if len(set(ports)) < len(ports):
-            ports.pop()
-    return ports
+    """Where the servers of `three` reach each other."""
+    return three_ports()
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +61,14 @@ def three(tmp_path_factory: pytest.TempPathFactory, routes: list[int]) -> Iterat
     finally:
         for server in servers:
             server.stop(kill=True)
+
+
+def three_ports() -> list[int]:
+    """Ports for a cluster's own connections."""
+    ports: set[int] = set()
+    while len(ports) < 3:
+        ports.add(free_port())
+    return list(ports)
 
 
 def start_one(servers: list[NatsServer], routes: list[int], number: int) -> None:
@@ -139,6 +144,36 @@ async def test_a_server_that_is_killed_under_load_loses_and_repeats_nothing(serv
     """Killed three times and started again: what was acknowledged is there once, in the order of its key, and is handed out."""
     async with NatsBroker(url(server)) as broker:
         await survives(broker, lambda: server.stop(kill=True), server.start)
+
+
+async def test_a_cluster_that_is_still_coming_together_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three copies cannot be made while only two servers have found each other; a service that starts then does not give up."""
+    nats_url()
+    call, refused = JetStream.call, asyncio.Event()
+
+    async def listening(*asked: Any) -> Any:
+        try:
+            return await call(*asked)
+        except ApiError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(JetStream, "call", listening)
+    servers, routes = [NatsServer(tmp_path / str(number)) for number in range(3)], three_ports()
+    names = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    try:
+        for number in range(2):
+            start_one(servers, routes, number)
+        opening = asyncio.create_task(NatsBroker(f"nats://{names}").__aenter__())
+        await asyncio.wait([opening, asyncio.create_task(refused.wait())], return_when=asyncio.FIRST_COMPLETED)
+        assert not opening.done()
+        await asyncio.to_thread(start_one, servers, routes, 2)
+
+        broker = await opening
+        await broker.__aexit__(None, None, None)
+    finally:
+        for server in servers:
+            server.stop(kill=True)
 
 
 @pytest.mark.nightly

@@ -1,5 +1,6 @@
 """JetStream as it is asked: streams, their messages, and a record of what belongs together (a key-value bucket)."""
 
+import asyncio
 import contextlib
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +18,10 @@ ATTEMPTS = 5
 #: What the server's error codes mean here.
 STREAM_NOT_FOUND, OTHER_CONFIG, OVERLAPS, CHANGED, NO_MESSAGE = 10059, 10058, 10065, 10071, 10037
 NOT_ENABLED = (10039, 10076)
+#: Too few servers could keep the copies: those of a cluster that has just started may not have found each other yet.
+NO_PEERS = 10005
+#: So long they are asked again, and after so long each time, in seconds.
+GATHERING, AGAIN = 10.0, 0.25
 #: The server cannot at the moment: its cluster looks for a leader, or it has no room.
 UNAVAILABLE = 503
 
@@ -158,7 +163,7 @@ class JetStream:
             "max_bytes": -1, "max_age": 0, "max_consumers": -1, "max_msg_size": -1, "allow_direct": True, **config,
         }  # fmt: skip
         try:
-            return await self.call(f"making stream {stream}", f"STREAM.CREATE.{stream}", wanted, StreamInfo)
+            return await self._create(stream, wanted)
         except ApiError as error:
             found = await self.info(stream) if error.reason == OTHER_CONFIG else None
             if found is not None:
@@ -171,6 +176,18 @@ class JetStream:
             raise ConfigurationError(
                 f"{error} Look at the server's limits and the account's; ?replicas= says how many copies are made."
             ) from error
+
+    async def _create(self, stream: str, wanted: dict[str, Any]) -> StreamInfo:
+        """Make a stream, if need be once the servers of a cluster have found each other."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + GATHERING
+        while True:
+            try:
+                return await self.call(f"making stream {stream}", f"STREAM.CREATE.{stream}", wanted, StreamInfo)
+            except ApiError as error:
+                if error.reason != NO_PEERS or loop.time() > deadline:
+                    raise
+            await asyncio.sleep(AGAIN)
 
     async def purge(self, stream: str, **what: Any) -> int:
         """Remove messages: before a sequence, or of a subject."""

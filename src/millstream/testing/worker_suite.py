@@ -497,8 +497,9 @@ class WorkerSuite(StoreScenarios):
         handled: list[tuple[str, int]] = []
 
         @app.subscriber(Made, retry=Retry(attempts=1000, first=0.05, factor=1, jitter=0))
-        async def handle(made: Made) -> None:
-            if (made.key, made.number) == ("bad", 1) and len(handled) < 6:
+        async def handle(made: Made, context: Context) -> None:
+            # More than once, when its followers wait as well, and until the others are through, however long that takes.
+            if (made.key, made.number) == ("bad", 1) and (context.attempt < 3 or len(handled) < 6):
                 raise ValueError("not before the others")
             handled.append((made.key, made.number))
 

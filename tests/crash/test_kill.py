@@ -54,40 +54,45 @@ def nurseries() -> Iterable[Sequence[Nursery]]:
 
 
 @pytest.fixture(scope="module")
-def killed() -> dict[str, set[str]]:
-    """The places where processes were killed so far, by layout."""
-    return {"one": set(), "two": set()}
+def reports() -> dict[str, list[Report]]:
+    """What came of the scenarios so far, by layout."""
+    return {"one": [], "two": []}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("scenario", scenarios(), ids=lambda scenario: scenario.name)
 def test_a_kill_loses_nothing_and_doubles_nothing(
-    scenario: Scenario, nurseries: Sequence[Nursery], killed: dict[str, set[str]], tmp_path: Path
+    scenario: Scenario, nurseries: Sequence[Nursery], reports: dict[str, list[Report]], tmp_path: Path
 ) -> None:
     """After each kill a fresh process goes on: all that was acknowledged is there, in order, with its effects once.
 
     A place at which an earlier scenario was killed already is left out here; `make soak` kills at each passage of each.
     """
-    report = Campaign(scenario, tmp_path / "runs", nurseries).run(1, skip=frozenset(killed[scenario.files]))
+    report = Campaign(scenario, tmp_path / "runs", nurseries).run(1, skip=places(reports[scenario.files]))
 
-    killed[scenario.files] |= report.places()
+    reports[scenario.files].append(report)
     assert report.violations == []
-    assert len(report.killed) > len(report.missed), missed(report)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("files", ["one", "two"])
-def test_the_steps_that_matter_were_among_the_kills(files: str, killed: dict[str, set[str]]) -> None:
-    """Publishing, handling, committing, settling, parking, unblocking and relaying were each interrupted."""
-    if not killed[files]:
+def test_the_steps_that_matter_were_among_the_kills(files: str, reports: dict[str, list[Report]]) -> None:
+    """Publishing, handling, committing, settling, parking, unblocking and relaying were each interrupted.
+
+    What is committed together differs from run to run, so that some of the places that a rehearsal went through are never come by.
+    """
+    if not reports[files]:
         pytest.skip("the kills were not run")
 
-    left_out = [words for words in ESSENTIAL[files] if not any(all(w in place for w in words.split()) for place in killed[files])]
+    killed = places(reports[files])
+    left_out = [words for words in ESSENTIAL[files] if not any(all(w in place for w in words.split()) for place in killed)]
+    missed = [f"{report.scenario}: {point.name}" for report in reports[files] for point in report.missed]
 
     assert left_out == []
+    assert sum(len(report.killed) for report in reports[files]) > 2 * len(missed), missed
 
 
-def missed(report: Report) -> str:
-    """Say which points were not come by."""
-    return f"never came by {[point.name for point in report.missed]}"
+def places(reports: Sequence[Report]) -> frozenset[str]:
+    """Where processes were killed."""
+    return frozenset[str]().union(*(report.places() for report in reports))

@@ -34,6 +34,8 @@ SLOW = (
     "tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md",
     "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py",
 )  # fmt: skip
+#: What waits more than it works: `make test` runs it beside the servers' tests, which do so as well.
+PATIENT = ("tests/crash/", "docs/", "README.md")
 #: Tests on a real server wait more than they work: `make test` runs those of one server one after another, beside those of others.
 SERVER = re.compile(
     r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbitmq_stream|rabbitmq|aws\.py::Test(?:Moto|ElasticMq)|aws|nats|redis)"
@@ -43,13 +45,13 @@ _run_python = PythonEvaluator()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes: one for each server at a time."""
+    """With several processes: one for each server, and for each other file, at a time."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByServer(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             server = SERVER.search(nodeid)
-            return server[1] if server else "others"
+            return server[1] if server else nodeid.split("::")[0]
 
     return ByServer(config, log)
 
@@ -60,6 +62,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         name = item.path.relative_to(config.rootpath).as_posix()
         if SERVER.search(item.nodeid):
             item.add_marker("server")
+        if name.startswith(PATIENT):
+            item.add_marker("patient")
         if name.startswith(SLOW):
             item.add_marker("slow")
             if item.get_closest_marker("timeout") is None:

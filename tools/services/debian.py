@@ -52,8 +52,13 @@ def relink(files: Iterable[Path], root: Path) -> None:
     (loader,) = (root / "usr" / "lib64").glob("ld-linux*")
     (libraries,) = (library.parent for library in (root / "usr" / "lib").glob("*/libc.so.6"))
     for file in files:
-        if file.is_file() and not file.is_symlink() and file.open("rb").read(4) == b"\x7fELF":
+        if file.is_file() and not file.is_symlink() and _is_program(file):
             _run(["patchelf", "--set-interpreter", str(loader), "--force-rpath", "--set-rpath", str(libraries), str(file)])
+
+
+def _is_program(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(4) == b"\x7fELF"
 
 
 def _run(command: Sequence[str]) -> None:

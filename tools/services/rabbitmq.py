@@ -86,7 +86,7 @@ class RabbitServer:
         ports = self._ports()
         return {
             "HOME": str(self.folder),
-            "PATH": f"{UNPACKED / 'bin'}:{os.environ['PATH']}" if RELEASE else os.environ["PATH"],
+            **({"PATH": f"{UNPACKED / 'bin'}:{os.environ['PATH']}"} if RELEASE else {}),
             "ERL_EPMD_PORT": str(ports["epmd"]),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"millstream-{ports['amqp']}@localhost",
@@ -162,6 +162,8 @@ def _unpack() -> None:
     (runtime,) = erlang.glob("erts-*/bin")
     debian.relink(erlang.glob("**/bin/*"), ROOT)
     start.parent.mkdir(exist_ok=True)
+    # It may have been interrupted here before.
+    (start.parent / "epmd").unlink(missing_ok=True)
     (start.parent / "epmd").symlink_to(runtime / "epmd")
     # Erlang's own script knows only the place that it would be installed at.
     script = f"#!/bin/sh\nROOTDIR='{erlang}' BINDIR='{runtime}' EMU=beam PROGNAME=erl exec '{runtime}/erlexec' \"$@\"\n"

@@ -100,26 +100,29 @@ def test_every_envelope_survives_the_structured_form(envelope: Envelope) -> None
     assert from_structured(to_structured(envelope)) == envelope
 
 
-@given(envelopes)
-def test_every_envelope_survives_the_binary_form(envelope: Envelope) -> None:
-    """What is written is read back equal, and the body is not touched."""
-    headers, body = to_binary(envelope)
+@given(envelopes, st.booleans())
+def test_every_envelope_survives_the_binary_form(envelope: Envelope, partitionkey: bool) -> None:
+    """What is written is read back equal, and the body is not touched; also where the key has another place."""
+    headers, body = to_binary(envelope, partitionkey=partitionkey)
     assert body is envelope.data
     assert from_binary(headers, body) == envelope
 
 
-@given(st.lists(envelopes, max_size=3), st.text(max_size=3), st.binary(max_size=3))
-def test_a_run_of_events_is_read_as_each_of_them_alone(run: list[Envelope], id_: str, odd: bytes) -> None:
+@given(st.lists(envelopes, max_size=3), st.text(max_size=3), st.binary(max_size=3), st.booleans(), st.sampled_from((1, 2)))
+def test_a_run_of_events_is_read_as_each_of_them_alone(
+    run: list[Envelope], id_: str, odd: bytes, partitionkey: bool, version: int
+) -> None:
     """What an event has in common with the one before changes nothing, also where they differ a little, or are wrong."""
     reader = BinaryReader()
-    usual = Envelope(id="1", source="/shop", type="made", key="k", time=1_700_000_000_000_001)
+    usual = Envelope(id="1", source="/shop", type="made", key="k", time=1_700_000_000_000_001, version=version)
     changes = ({"id": "2"}, {"key": "l"}, {"time": 5}, {"time": usual.time + 1}, {"source": "/other"})
     others = [msgspec.structs.replace(usual, **change) for change in changes]
-    headers = [to_binary(e)[0] for e in (usual, *others, usual, *run)]
-    odd_time = [*headers[0][:8], ("ce_time", headers[0][8][1][:20] + odd + b"Z")]
+    headers = [to_binary(e, partitionkey=partitionkey)[0] for e in (usual, *others, usual, *run)]
+    odd_time = [*headers[0][:-1], ("ce_time", headers[0][-1][1][:20] + odd + b"Z")]
+    odd_id = [(name, id_.encode("utf-8", "replace") if name == "ce_id" else value) for name, value in headers[0]]
     broken = [(name, odd if name in ("ce_id", "ce_time", "ce_subject") else value) for name, value in headers[0]]
 
-    for given_ in (*headers, broken, headers[0], odd_time, [*headers[0][:5], ("ce_id", id_.encode("utf-8", "replace")), *headers[0][6:]]):
+    for given_ in (*headers, broken, headers[0], odd_time, odd_id):
         try:
             expected: object = from_binary(given_, b"{}", "made")
         except EnvelopeError as error:
@@ -189,6 +192,24 @@ def test_the_binary_form_has_every_attribute_as_a_header() -> None:
         "ce_tenant": b"north",
     }
     assert len(headers) == len(dict(headers))
+
+
+def test_nothing_is_said_of_a_first_version() -> None:
+    """It is what every reader takes a missing one for, and most events have it."""
+    first = msgspec.structs.replace(FULL, version=1)
+    assert "contractversion" not in json.loads(to_structured(first))
+    assert "ce_contractversion" not in dict(to_binary(first)[0])
+    assert from_structured(to_structured(first)) == first
+
+
+def test_the_partition_key_is_left_out_only_where_the_subject_says_the_same() -> None:
+    """A transport with a place for keys says it once, and a key beside another subject is not lost there."""
+    without = dict(to_binary(FULL, partitionkey=False)[0])
+    assert {**without, "ce_partitionkey": b"o-1"} == dict(to_binary(FULL)[0])
+    other = msgspec.structs.replace(FULL, extensions={"subject": "s"})
+    headers, body = to_binary(other, partitionkey=False)
+    assert (dict(headers)["ce_subject"], dict(headers)["ce_partitionkey"]) == (b"s", b"o-1")
+    assert from_binary(headers, body) == msgspec.structs.replace(other, topic="")
 
 
 def test_the_topic_never_travels() -> None:

@@ -71,9 +71,10 @@ class Judge:
 
     def decode(self, work: Work) -> bool:
         """Give it its typed message; tell whether its bytes are one."""
-        assert work.envelope is not None
+        envelope = work.envelope
+        assert envelope is not None
         try:
-            work.message = self._decoders[work.envelope.type](work.envelope.data)
+            work.message = self._decoders[envelope.type](envelope.data)
         except DecodeError as error:
             work.doom = (f"cannot be decoded: {error}", "DecodeError")
             return False
@@ -111,7 +112,9 @@ class Judge:
             assert work.handler is not None
             messages = messages_of(result, work.handler.name)
             work.published = self._envelopes(work, [*published, *messages] if published else messages)
-        self.handled(work)
+        work.kind = "handled"
+        if work.parked is not None:
+            self.handled(work)
 
     def handled(self, work: Work) -> None:
         """Note that all is done for it."""

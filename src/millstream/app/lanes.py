@@ -224,14 +224,19 @@ class Lanes:
         call, monotonic, takes_context, takes_transaction = (
             handler.call, self._clock.monotonic, handler.takes_context, handler.takes_transaction,
         )  # fmt: skip
-        clerk, judge, run = self._clerk, self._judge, self._transactions.run
+        finished, judge, run = self._clerk.finished, self._judge, self._transactions.run
+        admits, succeeded, next_of = judge.admits, judge.succeeded, self._next
         lane.handler = handler
         work: Work | None = first
         while work is not None:
             if work.handler is not handler:
                 self._ready.append(work)
                 break
-            if not self._waits(work):
+            if work.owned.gone:
+                pass
+            elif not admits(work):
+                finished(work)
+            else:
                 lane.works = works = (work,)
                 IN_HAND.set(works)
                 work.started = lane.started = monotonic()
@@ -241,7 +246,7 @@ class Lanes:
                         await run(work, context, lane.task)
                     else:
                         result = await call(work.message, context, None)
-                        judge.succeeded(work, result, context.published if context else ())
+                        succeeded(work, result, context.published if context else ())
                 except BaseException as error:  # a handler's SystemExit must not end the worker
                     self._failed(lane, error)
                     if work.again is not None:
@@ -253,8 +258,8 @@ class Lanes:
                 if lane.interrupted is not None:
                     self._uncancel(lane)
                 work.worked = monotonic() - work.started
-                clerk.finished(work)
-            work = self._next(work)
+                finished(work)
+            work = next_of(work)
             if work is None and self._ready and self._ready[0].handler is handler and not takes_transaction and not lane.dropped:
                 # The next chain at once: where every delivery has a key of its own, each is one.
                 work = self._ready.popleft()

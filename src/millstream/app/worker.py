@@ -512,16 +512,17 @@ class GroupWorker:
         batch = Batch(page, works, [])
         self._uncommitted[id(batch)] = batch
         touched: dict[Owned, None] = {}
+        shares = self._shares
         for work in works:
             owned = work.owned
             work.settled = True
-            if self._shares and work.parked is None:
+            if shares and work.parked is None:
                 # No position moves: each stands for itself.
                 batch.done.append(work.delivery)
             touched[owned] = None
             if work.committed:
                 batch.published = True
-            else:
+            elif work.published or work.mark is not None or work.park is not None or work.parked is not None:
                 self._enter(work, page)
             if owned.noted and work.delivery.position in owned.noted:
                 owned.noted.discard(work.delivery.position)

@@ -293,7 +293,7 @@ class KafkaBroker:
 
     def _record_of(self, e: Envelope) -> Outgoing:
         headers: Any
-        headers, body = to_binary(e)
+        headers, body = to_binary(e, partitionkey=False)
         record = e.topic, body, None if e.key is None else e.key.encode(), headers
         if len(body) + AROUND > self._largest.get(e.topic, 0):
             self._check(e.id, record)

@@ -224,18 +224,11 @@ class KafkaSubscription:
 
     async def settle(self, done: Sequence[Delivery], released: Sequence[Delivery] = ()) -> None:
         offsets: dict[Partition, int] = {}
-        owned: _Owned | None = None
-        partition: Partition | None = None
-        for delivery in done:
-            if delivery.partition is not partition:
-                partition = delivery.partition
-                owned = self._owned.get(partition)
-            if owned is not None and owned.settled < delivery.position <= owned.delivered:
-                owned.settled = delivery.position
-                offsets[owned.partition] = delivery.position + 1
-        for partition, offset in offsets.items():
-            owned = self._owned[partition]
-            offsets[partition] = max(offset, owned.end if owned.settled == owned.delivered else 0)
+        for partition, position in _last_of_each(done).items():
+            owned = self._owned.get(partition)
+            if owned is not None and owned.settled < position <= owned.delivered:
+                owned.settled = position
+                offsets[partition] = max(position + 1, owned.end if position == owned.delivered else 0)
         if offsets:
             self._poller.commit(offsets)
         first: dict[Partition, int] = {}
@@ -287,15 +280,7 @@ class KafkaSubscription:
         self._poller.release(partitions)
 
     async def publish_and_settle(self, envelopes: Sequence[Envelope], done: Sequence[Delivery]) -> None:
-        offsets: dict[Partition, int] = {}
-        last: Delivery | None = None
-        for delivery in done:
-            # Those of a partition come one after another: only the last of a run matters.
-            if last is not None and delivery.partition is not last.partition:
-                offsets[last.partition] = last.position + 1
-            last = delivery
-        if last is not None:
-            offsets[last.partition] = last.position + 1
+        offsets = {partition: position + 1 for partition, position in _last_of_each(done).items()}
         gone = [partition for partition in offsets if partition not in self._owned]
         if gone:
             raise FencedError(
@@ -370,3 +355,17 @@ class KafkaSubscription:
     def _ring(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _last_of_each(done: Sequence[Delivery]) -> dict[Partition, int]:
+    """How far these deliveries, in the order of each partition, come in it."""
+    positions: dict[Partition, int] = {}
+    last: Delivery | None = None
+    for delivery in done:
+        # Those of a partition come one after another: only the last of a run matters.
+        if last is not None and delivery.partition is not last.partition:
+            positions[last.partition] = last.position
+        last = delivery
+    if last is not None:
+        positions[last.partition] = last.position
+    return positions

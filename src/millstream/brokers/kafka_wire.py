@@ -20,7 +20,8 @@ class KafkaReader:
 
     def __init__(self, cluster: str) -> None:
         self._cluster = cluster
-        self._read = BinaryReader().read
+        reader = BinaryReader()
+        self._usual, self._read = reader.usual, reader.read
         self.topic_ids: Mapping[str, str] = {}
         """By name: a topic that was deleted and made anew has another id, and its offsets begin anew."""
 
@@ -29,7 +30,10 @@ class KafkaReader:
         # Any: a cast is a call, and this is once for each event.
         found: Any = record.headers()
         headers: Sequence[tuple[str, bytes | None]] = found or ()
-        if headers and (headers[0][0] == "ce_specversion" or _is_event(headers)):
+        usual = self._usual(headers, record.value() or b"", partition.topic)
+        if usual is not None:
+            return Delivery(partition, position, usual)
+        if _is_event(headers):
             try:
                 envelope = self._read(headers, record.value() or b"", partition.topic)
             except MillstreamError:

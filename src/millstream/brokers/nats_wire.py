@@ -24,18 +24,17 @@ _CONTENT_TYPE = "content-type"
 #: What has to be written as %XX.
 _ENCODED = re.compile(rb'[^\x21\x23\x24\x26-\x7e]')
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
-#: The headers that events without extensions share with all of their kind, and those of their own.
-_SHARED = 5
+#: The headers that events with a key have of their own, behind those that all of their kind have.
 _OWN = ("ce_id", "ce_subject", "ce_partitionkey", "ce_time")
 
 
 def event_head(envelope: Envelope) -> tuple[bytes, bytes]:
     """The headers, first line and all, and the body of an event; under its source and id it is stored once in minutes."""
     headers, body = to_binary(envelope)
-    if len(headers) == _SHARED + len(_OWN) and headers[_SHARED][0] == "ce_id":
-        (_, id), (_, key), _, (_, time) = headers[_SHARED:]
+    if headers[-1][0] == "ce_time" and headers[-3][0] == "ce_subject":
+        *shared, (_, id), (_, key), _, (_, time) = headers
         id, key = _written(id), _written(key)
-        kind, source = _kind(headers[:_SHARED], envelope.source)
+        kind, source = _kind(shared, envelope.source)
         own = b"ce-id: %b\r\nce-subject: %b\r\nce-partitionkey: %b\r\nce-time: %b" % (id, key, key, time)
         return b"%b%b\r\nNats-Msg-Id: %b#%b\r\n\r\n" % (kind, own, source, id), body
     lines = [b"%b: %b" % (_nats_name(name), _written(value)) for name, value in headers]
@@ -137,9 +136,10 @@ class NatsReader:
                 continue
             usual = _usual_name(name)
             headers.append((usual, unquote_to_bytes(value) if usual.startswith("ce_") and b"%" in value else value))
-        if len(headers) == _SHARED + len(_OWN) and headers[0][0] == "ce_specversion" and headers[_SHARED][0] == "ce_id":
+        own = len(headers) - len(_OWN)
+        if own > 0 and headers[0][0] == "ce_specversion" and headers[own][0] == "ce_id":
             self._before = head[: head.index(b"\r\nce-id: ") + 2] if b"\r\nce-id: " in head else b"-"
-            self._shared = headers[:_SHARED]
+            self._shared = headers[:own]
         return headers
 
     def _message(self, position: int, nanos: int, head: bytes, body: bytes) -> Message:

@@ -96,7 +96,7 @@ class RabbitReader:
         headers = [(_usual_name(name), _text(value)) for name, value in fields if name not in _SERVERS]
         if properties.content_type:
             # Where the reader has it in its quickest form.
-            headers.insert(4, (_CONTENT_TYPE, properties.content_type))
+            headers.insert(3, (_CONTENT_TYPE, properties.content_type))
         return self._read(headers, body, partition.topic)
 
     def _message(

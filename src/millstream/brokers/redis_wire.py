@@ -22,9 +22,9 @@ HEADER = "header."
 _RESERVED = frozenset(("t", "data", "key"))
 MOST_HEADERS = 1000
 _STRUCTURED = STRUCTURED_CONTENT_TYPE.encode()
-#: How many fields and values an event with a key has, and those of its own, behind the five that all of its kind have.
-USUAL = 22
+#: The fields that an event with a key has of its own, behind those that all of its kind have.
 _OWN = [b"ce_id", b"ce_subject", b"ce_partitionkey", b"ce_time", DATA]
+_OWN_SIZE = 2 * len(_OWN)
 
 
 def event_fields(envelope: Envelope) -> list[bytes | str]:
@@ -73,9 +73,9 @@ class RedisReader:
         """An entry as a delivery: an event where it says that it is one and keeps the rules, else its bytes."""
         id_, fields = entry
         position = position_of(id_)
-        is_usual = len(fields) == USUAL and fields[0] == TIME and fields[12:21:2] == _OWN
-        if is_usual and fields[2:12] == self._shared and self._as_read is self._reader.shared:
-            _, id, _, subject, _, key, _, time, _, body = fields[12:]
+        is_usual = fields[-_OWN_SIZE::2] == _OWN and fields[0] == TIME
+        if is_usual and fields[2:-_OWN_SIZE] == self._shared and self._as_read is self._reader.shared:
+            _, id, _, subject, _, key, _, time, _, body = fields[-_OWN_SIZE:]
             usual = self._reader.like_the_last(id, subject, key, time, body, self._partition.topic)
             if usual is not None:
                 return Delivery(self._partition, position, usual)
@@ -83,8 +83,8 @@ class RedisReader:
             headers = list(zip(map(_name, fields[2:-2:2]), fields[3:-2:2], strict=True))
             try:
                 envelope = self._read(headers, fields[-1], self._partition.topic)
-                if is_usual and headers[:5] == self._reader.shared:
-                    self._shared, self._as_read = fields[2:12], self._reader.shared
+                if is_usual and headers[:-4] == self._reader.shared:
+                    self._shared, self._as_read = fields[2:-_OWN_SIZE], self._reader.shared
                 return Delivery(self._partition, position, envelope)
             except MillstreamError:
                 # Whoever handles it finds the same error, and parks it with its bytes.

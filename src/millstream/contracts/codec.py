@@ -34,10 +34,12 @@ _OWN = frozenset(
 
 # The headers that only some events have, in the order of the envelope's fields.
 _OPTIONAL = ("ce_dataschema", "ce_correlationid", "ce_causationid", "ce_causationattempt", "ce_traceparent", "ce_tracestate")
-_NONE = (None,) * len(_OPTIONAL)
-# What `to_binary` writes of an event with a key and without any of these, in this order.
-_SHARED = ("ce_specversion", "ce_source", "ce_type", "ce_contractversion", "content-type")
-_KEYED = ("ce_id", "ce_subject", "ce_partitionkey", "ce_time")
+# What `to_binary` writes of an event with a key and without any of these: first what all of its kind have, in this order,
+_SHARED = ("ce_specversion", "ce_source", "ce_type", "content-type")
+_VERSION = "ce_contractversion"
+# and then what is its own, without the third where the transport has a place for keys.
+_OF_ITS_OWN = ("ce_id", "ce_subject", "ce_partitionkey", "ce_time")
+_WITHOUT_KEY = ("ce_id", "ce_subject", "ce_time")
 
 _encode = msgspec.json.Encoder().encode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -53,7 +55,8 @@ def to_structured(e: Envelope) -> bytes:
     """
     members: dict[str, Any] = dict(_attributes(e))
     members["datacontenttype"] = e.content_type
-    members["contractversion"] = e.version
+    if e.version != 1:
+        members["contractversion"] = e.version
     data = e.data
     if data:
         if _is_json_type(e.content_type) and _is_exact_json(data):
@@ -79,25 +82,35 @@ def from_structured(document: bytes, topic: str = "") -> Envelope:
     return _envelope(attributes, content_type, _structured_data(data, encoded, content_type), topic)
 
 
-def to_binary(e: Envelope) -> tuple[list[tuple[str, bytes]], bytes]:
-    """The attributes as headers `ce_<name>` and `content-type`, and the body as it is."""
+def to_binary(e: Envelope, *, partitionkey: bool = True) -> tuple[list[tuple[str, bytes]], bytes]:
+    """The attributes as headers `ce_<name>` and `content-type`, and the body as it is.
+
+    Without `partitionkey`, for transports that have a place of their own for the key,
+    that attribute is left out where the subject says the same.
+    """
     if not e.extensions and e.id and e.id.isprintable() and (e.key is None or (e.key and e.key.isprintable())):
-        return _usual_headers(e, e.key), e.data
-    headers = [(f"ce_{name}", text.encode()) for name, text in _attributes(e)]
-    headers.append(("ce_contractversion", b"%d" % e.version))
+        return _usual_headers(e, e.key, partitionkey=partitionkey), e.data
+    attributes = _attributes(e)
+    if not partitionkey and (e.extensions or {}).get("subject", e.key) == e.key:
+        attributes = [(name, text) for name, text in attributes if name != "partitionkey"]
+    headers = [(f"ce_{name}", text.encode()) for name, text in attributes]
+    if e.version != 1:
+        headers.append((_VERSION, b"%d" % e.version))
     headers.append(("content-type", e.content_type.encode()))
     return headers, e.data
 
 
-def _usual_headers(e: Envelope, key: str | None) -> list[tuple[str, bytes]]:
+def _usual_headers(e: Envelope, key: str | None, *, partitionkey: bool) -> list[tuple[str, bytes]]:
     """The same, several times faster, for events without extensions whose id and key are known to be right."""
     headers = [*_headers_of(e.source, e.type, e.version, e.content_type), ("ce_id", e.id.encode())]
     if key is not None:
         raw = key.encode()
-        headers += (("ce_subject", raw), ("ce_partitionkey", raw))
+        headers += (("ce_subject", raw), ("ce_partitionkey", raw)) if partitionkey else (("ce_subject", raw),)
     if e.time:
         headers.append(("ce_time", _time_header(e.time)))
     schema, correlation, causation, attempt, parent, state = e.schema, e.correlation, e.causation, e.attempt, e.traceparent, e.tracestate
+    if correlation is None and parent is None and schema is None and causation is None and attempt is None and state is None:
+        return headers
     if (
         correlation and causation and attempt and schema is None and parent is None and state is None
         and correlation.isprintable() and causation.isprintable()
@@ -110,12 +123,10 @@ def _usual_headers(e: Envelope, key: str | None) -> list[tuple[str, bytes]]:
             ("ce_causationattempt", _attempt_header(attempt)),
         )
         return headers
-    optional = (schema, correlation, causation, attempt, parent, state)
-    if optional != _NONE:
-        for name, value in zip(_OPTIONAL, optional, strict=True):
-            if value is not None:
-                _checked(name[3:], value)
-                headers.append((name, value.encode()))
+    for name, value in zip(_OPTIONAL, (schema, correlation, causation, attempt, parent, state), strict=True):
+        if value is not None:
+            _checked(name[3:], value)
+            headers.append((name, value.encode()))
     return headers
 
 
@@ -129,15 +140,25 @@ def _attempt_header(attempt: str) -> bytes:
 # Few combinations exist, and every event has one of them.
 @lru_cache(maxsize=4096)
 def _headers_of(source: str, type_: str, version: int, content_type: str) -> tuple[tuple[str, bytes], ...]:
-    """The headers that events of one kind share."""
+    """The headers that events of one kind share; nothing is said of a first version."""
     bare = Envelope(id="x", source=source, type=type_, time=0, version=version, content_type=content_type)
     shared = [(f"ce_{name}", text.encode()) for name, text in _attributes(bare) if name != "id"]
-    return (*shared, ("ce_contractversion", b"%d" % version), ("content-type", content_type.encode()))
+    shared.append(("content-type", content_type.encode()))
+    return (*shared, (_VERSION, b"%d" % version)) if version != 1 else tuple(shared)
+
+
+#: The last time that was written, since what is published together has one.
+_last_time = (0, b"")
 
 
 def _time_header(micros: int) -> bytes:
-    second, fraction = divmod(micros, 1_000_000)
-    return b"%b.%06dZ" % (_second_text(second), fraction) if fraction else _second_text(second) + b"Z"
+    global _last_time
+    last, text = _last_time
+    if micros != last:
+        second, fraction = divmod(micros, 1_000_000)
+        text = b"%b.%06dZ" % (_second_text(second), fraction) if fraction else _second_text(second) + b"Z"
+        _last_time = micros, text
+    return text
 
 
 @lru_cache(maxsize=4096)
@@ -180,23 +201,43 @@ class BinaryReader:
     def __init__(self) -> None:
         self.shared: Sequence[tuple[str, bytes | None]] = ()
         """The headers of the last event that all of its kind have, which `to_binary` writes first; another object for another kind."""
+        self._count = -len(_OF_ITS_OWN) - 1
+        """How many they are; before the first event, so few that no event has as many and its own."""
         self._head = ("", "", 0, "")
         self._second, self._micros = b"none yet", 0
-        """The second of the last event's time, as it was written, and what it means."""
+        """The second of the last event's time, as it was written, and what it means;"""
+        self._moment, self._moment_micros = b"none yet", 0
+        """and all of it: what is published together has one time."""
 
     def read(self, headers: Sequence[tuple[str, bytes | None]], body: bytes, topic: str) -> Envelope:
         """The envelope in these headers and this body, or EnvelopeError; `topic` is where they came from."""
-        if len(headers) == 9 and headers[:5] == self.shared:
-            (id_name, id), (subject_name, subject), (key_name, key), (time_name, time) = headers[5:]
-            # One by one: to compare them together a tuple would have to be made of them.
-            if id_name == "ce_id" and subject_name == "ce_subject" and key_name == "ce_partitionkey" and time_name == "ce_time":
-                usual = self.like_the_last(id, subject, key, time, body, topic)
-                if usual is not None:
-                    return usual
+        usual = self.usual(headers, body, topic)
+        if usual is not None:
+            return usual
         envelope = from_binary(headers, body, topic)
-        if len(headers) == 9 and tuple(name for name, _ in headers) == (*_SHARED, *_KEYED):
-            self.shared, self._head = headers[:5], (envelope.source, envelope.type, envelope.version, envelope.content_type)
+        names = tuple(name for name, _ in headers)
+        count = len(_SHARED) + (names[len(_SHARED) : len(_SHARED) + 1] == (_VERSION,))
+        if names[: len(_SHARED)] == _SHARED and names[count:] in (_OF_ITS_OWN, _WITHOUT_KEY):
+            self.shared, self._count = list(headers[:count]), count
+            self._head = (envelope.source, envelope.type, envelope.version, envelope.content_type)
         return envelope
+
+    def usual(self, headers: Sequence[tuple[str, bytes | None]], body: bytes, topic: str) -> Envelope | None:
+        """The same of an event that is written like the last one; None for any other, and for what is wrong."""
+        own = len(headers) - self._count
+        # Name by name: to compare them together a tuple would have to be made of them.
+        if own == 3:
+            *shared, (id_name, id), (subject_name, subject), (time_name, time) = headers
+            if shared == self.shared and id_name == "ce_id" and subject_name == "ce_subject" and time_name == "ce_time":
+                return self.like_the_last(id, subject, subject, time, body, topic)
+        elif own == 4:
+            *shared, (id_name, id), (subject_name, subject), (key_name, key), (time_name, time) = headers
+            if (
+                shared == self.shared
+                and id_name == "ce_id" and subject_name == "ce_subject" and key_name == "ce_partitionkey" and time_name == "ce_time"
+            ):  # fmt: skip
+                return self.like_the_last(id, subject, key, time, body, topic)
+        return None
 
     def like_the_last(
         self, id: bytes | None, subject: bytes | None, key: bytes | None, time: bytes | None, body: bytes, topic: str
@@ -206,10 +247,11 @@ class BinaryReader:
             return None
         try:
             text, key_text = id.decode(), key.decode()
-            if time.startswith(self._second) and len(time) == 27 and time[26] == 90 and (fraction := time[20:26]).isdigit():
-                micros = self._micros + int(fraction)
+            if time == self._moment:
+                micros = self._moment_micros
             else:
-                micros = self._time(time)
+                micros = self._moment_micros = self._time(time)
+                self._moment = time
         except (UnicodeDecodeError, EnvelopeError):
             return None
         if not text.isprintable() or not key_text.isprintable():
@@ -221,6 +263,8 @@ class BinaryReader:
         )  # fmt: skip
 
     def _time(self, value: bytes) -> int:
+        if value.startswith(self._second) and len(value) == 27 and value[26] == 90 and (fraction := value[20:26]).isdigit():
+            return self._micros + int(fraction)
         micros = _usual_time(value)
         if _is_usual(value):
             self._second, self._micros = value[:20], micros - int(value[20:26])
@@ -230,16 +274,17 @@ class BinaryReader:
 def _from_usual(given: dict[str, bytes | None], body: bytes, topic: str) -> Envelope | None:
     """The same, several times faster, for what `to_binary` writes; None for headers that have more, less or anything odd."""
     get = given.get
-    raw_id, raw_time, raw_key = get("ce_id"), get("ce_time"), get("ce_partitionkey")
-    head = _usual_head(get("ce_specversion"), get("ce_source"), get("ce_type"), get("ce_contractversion"), get("content-type"))
-    if head is None or not raw_id or raw_time is None or get("ce_subject") != raw_key:
+    raw_id, raw_time, raw_key = get("ce_id"), get("ce_time"), get("ce_subject")
+    head = _usual_head(get("ce_specversion"), get("ce_source"), get("ce_type"), get(_VERSION, b"1"), get("content-type"))
+    if head is None or not raw_id or raw_time is None or get("ce_partitionkey", raw_key) != raw_key:
         return None
+    known = 6 + (raw_key is not None) + ("ce_partitionkey" in given) + (_VERSION in given)
     source, type_, version, content_type = head
     try:
         id, key = raw_id.decode(), None if raw_key is None else raw_key.decode()
         time = _usual_time(raw_time)
         more: list[str | None] = []
-        if len(given) != (7 if key is None else 9):
+        if len(given) != known:
             more = [None if (raw := get(name)) is None else raw.decode() for name in _OPTIONAL]
     except (UnicodeDecodeError, EnvelopeError):
         return None
@@ -250,7 +295,7 @@ def _from_usual(given: dict[str, bytes | None], body: bytes, topic: str) -> Enve
             id=id, source=source, type=type_, key=key, time=time, data=body, content_type=content_type, version=version, topic=topic
         )
     texts = [text for text in more if text is not None]
-    complete = len(given) == len(texts) + (7 if key is None else 9)
+    complete = len(given) == len(texts) + known
     if not complete or not all(text and text.isprintable() for text in texts):
         return None
     schema, correlation, causation, attempt, traceparent, tracestate = more

@@ -10,6 +10,8 @@ from typing import Annotated
 import pytest
 
 from millstream import App, Context, Depends, Router, Topic, Transaction, errors, event
+from millstream.contracts.message import contract_of
+from millstream.core.filter import Filter
 from millstream.testing import TestApp
 
 
@@ -82,6 +84,46 @@ def test_a_batch_handler_cannot_have_a_context() -> None:
 
     with pytest.raises(errors.ConfigurationError, match="a Context belongs to one delivery"):
         app.handlers()
+
+
+def test_a_filter_names_fields_that_the_body_has() -> None:
+    """A misspelt field would want nothing for ever: it is refused when the app looks at its handlers, with the handler's name."""
+    app = App("shop")
+
+    @app.subscriber(Seen, where={"nam": "a"})
+    async def look_at(seen: Seen) -> None: ...
+
+    with pytest.raises(errors.ConfigurationError, match=r"look_at: where= names the field 'nam'.*did you mean 'name'"):
+        app.handlers()
+
+
+def test_a_filter_is_a_function_or_a_mapping() -> None:
+    app = App("shop")
+
+    @app.subscriber(Seen, where="name == a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async def look_at(seen: Seen) -> None: ...
+
+    with pytest.raises(errors.ConfigurationError, match="look_at: where='name == a' is neither"):
+        app.handlers()
+
+
+def test_a_broker_is_told_what_a_group_wants_at_most() -> None:
+    """Of a topic, all that any of its handlers wants; what nobody can say in fields is everything."""
+    app = App("shop")
+
+    @app.subscriber(Seen, group="few", where={"name": ["a", "b"]})
+    async def few(seen: Seen) -> None: ...
+
+    @app.subscriber(Seen, group="all", where=lambda seen: seen.name < "c")
+    async def everything(seen: Seen) -> None: ...
+
+    @app.subscriber(Seen, group="bare", where={"name": "a"}, wire="json")
+    async def bare(seen: Seen) -> None: ...
+
+    topic = contract_of(Seen).topic
+    assert {group.name: group.wants for group in app.groups()} == {
+        "few": {topic: Filter((("name", ("a", "b")),))}, "all": {topic: None}, "bare": {topic: None},
+    }  # fmt: skip
 
 
 async def test_an_app_that_could_not_be_opened_can_be_opened_later(tmp_path: Path) -> None:

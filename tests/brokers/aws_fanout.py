@@ -6,6 +6,7 @@ from typing import Any
 
 from millstream.brokers.aws_client import AwsClients, AwsService, MissingError
 from millstream.brokers.aws_settings import AwsSettings
+from millstream.contracts.errors import BrokerError
 
 ACCOUNT = "000000000000"
 #: Of all brokers of this process, by endpoint and name, as a server would remember it.
@@ -58,6 +59,12 @@ class SnsInProcess:
     async def list_subscriptions_by_topic(self, TopicArn: str) -> dict[str, Any]:  # noqa: N803
         found = self._topic(TopicArn).queues
         return {"Subscriptions": [{"Endpoint": queue, "SubscriptionArn": f"{TopicArn}:{queue}"} for queue in found]}
+
+    async def get_subscription_attributes(self, SubscriptionArn: str) -> dict[str, Any]:  # noqa: N803
+        return {"Attributes": {}}
+
+    async def set_subscription_attributes(self, SubscriptionArn: str, AttributeName: str, AttributeValue: str) -> dict[str, Any]:  # noqa: N803
+        raise BrokerError("it takes no filter policy")
 
     async def unsubscribe(self, SubscriptionArn: str) -> dict[str, Any]:  # noqa: N803
         topic, _, queue = SubscriptionArn.partition(":arn:aws:sqs")

@@ -53,6 +53,11 @@ def count(orders: list[ReserveStock], prices: Annotated[Prices, Depends(Prices)]
     assert_type(prices.of("mug"), int)
 
 
+@router.subscriber(OrderCreated, group="large", where={"order_id": ["o-1", "o-2"], "quantity": 5})
+async def watch(order: OrderCreated) -> None:
+    assert_type(order.order_id, str)
+
+
 app.include_router(router)
 
 # A decorated function stays the function that it was, so that a test can call it.

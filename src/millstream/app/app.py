@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -29,6 +29,7 @@ from millstream.contracts.ids import new_id, new_ids
 from millstream.contracts.message import Wire, publisher_of
 from millstream.core.broker import Broker, Group, Topic
 from millstream.core.clock import Clock
+from millstream.core.filter import Filter, Where, union
 from millstream.core.handler import DeliveryMode, Handler, Options, compile_handler
 from millstream.core.observe import Observer
 from millstream.core.retry import Retry
@@ -60,7 +61,7 @@ class Router:
         *types: type,
         group: str | None = None,
         retry: Retry = Retry(),  # noqa: B008 - frozen
-        where: Callable[[Any], bool] | None = None,
+        where: Callable[[Any], bool] | Where | None = None,
         concurrency: int = 16,
         timeout: float = 30.0,
         ordered: bool = True,
@@ -76,7 +77,8 @@ class Router:
         """Have the decorated function handle these types; the function itself stays as it is.
 
         Without types, those of its event parameter are meant. `group` is `<app>.<function>`
-        unless given. `where` sees the decoded event; what it refuses is skipped.
+        unless given. `where` is a function that sees the decoded event, or names fields of
+        the body and the values they may have; what it refuses is skipped.
         `concurrency` bounds how many keys are handled at once, `timeout` one attempt, in
         seconds. `ordered=False` lets other events of a key pass one that waits.
         `exactly_once=True` commits what it publishes together with the broker's position of
@@ -314,7 +316,7 @@ class App:
             keyed = any(contract.key is not None for contract in handler.contracts)
             for topic in handler.topics:
                 declared.setdefault(topic, Topic(name=topic, keyed=keyed))
-        groups = [Group(name=g.name, topics=g.topics, start=g.start, store=store.id) for g in self.groups()]
+        groups = [structs.replace(group, store=store.id) for group in self.groups()]
         known = await broker.groups()
         await broker.declare(list(declared.values()), groups)
         names = {group.name for group in groups}
@@ -336,6 +338,7 @@ class App:
                 name=name,
                 topics=tuple(dict.fromkeys(topic for handler in handlers for topic in handler.topics)),
                 start="earliest" if any(h.options.start == "earliest" for h in handlers) else "latest",
+                wants=_wants(handlers),
             )
             for name, handlers in self._by_group().items()
         ]
@@ -572,3 +575,10 @@ class App:
                 yield
             finally:
                 stop.set()
+
+
+def _wants(handlers: Sequence[Handler]) -> Mapping[str, Filter | None]:
+    """By topic what a group's handlers want at most; a body without an envelope lies elsewhere in what a broker sees."""
+    topics = dict.fromkeys(topic for handler in handlers for topic in handler.topics)
+    readers = {topic: [handler for handler in handlers if topic in handler.topics] for topic in topics}
+    return {topic: union([h.filter if h.wire == "cloudevents" else None for h in found]) for topic, found in readers.items()}

@@ -92,7 +92,7 @@ class AwsBroker:
         for topic in topics:
             await self._topology.topic(topic.name)
         for group in groups:
-            await self._topology.declare(group.name, group.topics, group.store)
+            await self._topology.declare(group)
 
     def _check(self, topic: str) -> None:
         to_tag("topic", topic)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from millstream.brokers.aws_client import AwsService, MissingError
+from millstream.brokers.aws_filter import have_filtered
 from millstream.brokers.aws_names import GROUP_TAG, STORE_TAG, TOPIC_TAG, AwsNames, from_tag, to_tag
 from millstream.brokers.aws_settings import AwsSettings
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, StoreMismatchError
+from millstream.core.broker import Group
 
 T = TypeVar("T")
 
@@ -130,15 +132,18 @@ class AwsTopology:
             return None
         return Queue(url, from_tag(tags[GROUP_TAG]), from_tag(tags[TOPIC_TAG]), tags.get(STORE_TAG))
 
-    async def declare(self, group: str, topics: Sequence[str], store: str | None) -> None:
+    async def declare(self, declared: Group) -> None:
         """Have a group's queues, subscribed to their topics."""
+        group, topics, store = declared.name, declared.topics, declared.store
         known = await self.group(group)
         _verify_store(group, store, known)
         for topic in topics:
             arn = await self.topic(topic)
             queue = known.get(topic) or await self._make_queue(group, topic, store)
             _verify_store(group, store, {topic: queue})
-            await self._subscribe(arn, queue)
+            subscription = await self._subscribe(arn, queue)
+            if declared.wants is not None:
+                await have_filtered(self._sns, subscription, group, declared.wants.get(topic))
             self._queues.setdefault(group, {})[topic] = queue
         for topic, queue in {**known, **self._queues.get(group, {})}.items():
             if store is not None and queue.store is None:
@@ -188,8 +193,8 @@ class AwsTopology:
         except MissingError:
             return None
 
-    async def _subscribe(self, topic_arn: str, queue: Queue) -> None:
-        """Let this topic, and nobody else, write to the queue."""
+    async def _subscribe(self, topic_arn: str, queue: Queue) -> str:
+        """Let this topic, and nobody else, write to the queue; gives the subscription."""
         arn = _queue_arn(topic_arn, queue.url)
         statement = {
             "Sid": "millstream", "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage",
@@ -201,10 +206,26 @@ class AwsTopology:
         if not attributes.get("Policy"):
             # One that somebody has changed stays as it is.
             await self._sqs.call("set_queue_attributes", QueueUrl=queue.url, Attributes={"Policy": policy})
-        await self._sns.call(
-            "subscribe", TopicArn=topic_arn, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"},
-            ReturnSubscriptionArn=True,
-        )  # fmt: skip
+        try:
+            answer = await self._sns.call(
+                "subscribe", TopicArn=topic_arn, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"},
+                ReturnSubscriptionArn=True,
+            )  # fmt: skip
+            return str(answer["SubscriptionArn"])
+        except BrokerUnavailableError:
+            raise
+        except BrokerError as error:
+            # It is subscribed, and has a filter policy besides.
+            if "different attributes" not in str(error):
+                raise
+            return await self._subscription(topic_arn, arn)
+
+    async def _subscription(self, topic_arn: str, endpoint: str) -> str:
+        """The subscription of a queue; empty when there is none, or none yet that a list shows."""
+        async for subscription in self._sns.pages("list_subscriptions_by_topic", "Subscriptions", TopicArn=topic_arn):
+            if subscription.get("Endpoint") == endpoint and str(subscription.get("SubscriptionArn", "")).startswith("arn:"):
+                return str(subscription["SubscriptionArn"])
+        return ""
 
     async def forget(self, group: str) -> None:
         """Remove a group's queues, and their subscriptions."""
@@ -214,10 +235,9 @@ class AwsTopology:
 
     async def remove_queue(self, topic_arn: str, url: str) -> None:
         """Unsubscribe a queue, and delete it."""
-        endpoint = _queue_arn(topic_arn, url)
-        async for subscription in self._sns.pages("list_subscriptions_by_topic", "Subscriptions", TopicArn=topic_arn):
-            if subscription.get("Endpoint") == endpoint and str(subscription.get("SubscriptionArn", "")).startswith("arn:"):
-                await self._sns.call("unsubscribe", SubscriptionArn=subscription["SubscriptionArn"])
+        subscription = await self._subscription(topic_arn, _queue_arn(topic_arn, url))
+        if subscription:
+            await self._sns.call("unsubscribe", SubscriptionArn=subscription)
         with contextlib.suppress(MissingError):
             await self._sqs.call("delete_queue", QueueUrl=url)
 

@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, Union
@@ -12,7 +12,8 @@ import msgspec
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, HandlerResultError
-from millstream.contracts.message import Contract, Wire, contract_of
+from millstream.contracts.message import Contract, Wire, body_fields, contract_of
+from millstream.core.filter import Filter, Where, filter_of
 from millstream.core.retry import Retry
 from millstream.core.store import Transaction
 
@@ -70,7 +71,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     group: str
     retry: Retry = Retry()
-    where: Callable[[Any], bool] | None = None
+    where: Callable[[Any], bool] | Where | None = None
     concurrency: int = 16
     timeout: float = 30.0
     ordered: bool = True
@@ -112,6 +113,8 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     takes_context: bool
     delivery: Promise
     call: Call
+    filter: Filter | None = None
+    """Its `where=`, if that is said in fields and values."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -162,9 +165,23 @@ def compile_handler(function: Callable[..., Any], types_: tuple[type, ...], opti
         takes_context="context" in kinds,
         delivery="exactly_once" if options.exactly_once else options.delivery or ("effectively_once" if effectful else "at_least_once"),
         call=_caller(name, function, givers, is_async=is_async),
+        filter=_filter(name, options.where, [contract_of(t) for t in types_]),
     )
     _check(handler)
     return handler
+
+
+def _filter(handler: str, where: object, contracts: Sequence[Contract]) -> Filter | None:
+    if where is None or callable(where):
+        return None
+    if not isinstance(where, Mapping):
+        raise ConfigurationError(f"handler {handler}: where={where!r} is neither a function nor a mapping of fields to values")
+    try:
+        # The same for each of its types, whose fields may have different names.
+        (*_, found) = [filter_of(where, body_fields(contract)) for contract in contracts]  # pyright: ignore[reportUnknownArgumentType]
+    except ConfigurationError as error:
+        raise ConfigurationError(f"handler {handler}: {error}") from None
+    return found
 
 
 def _check(handler: Handler) -> None:

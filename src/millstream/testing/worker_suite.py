@@ -806,6 +806,26 @@ class WorkerSuite(StoreScenarios):
         assert b'"number":9' in letter.envelope.data
 
     @promised()
+    async def test_a_filter_of_fields_decides_what_is_handled(self) -> None:
+        """Said in fields and values a broker may apply it, too: what is wanted is handled, and a body that is none is parked."""
+        app = self.app()
+        handled = list[int]()
+
+        @app.subscriber(Made, where={"number": [1, 3, 5]})
+        async def handle(made: Made, _context: Context) -> None:
+            handled.append(made.number)
+
+        async with self.running(app):
+            await app.broker.publish([self.envelope("none", data=b"no JSON")])
+            await app.publish_many([Made(f"k{n}", n) for n in range(6)])
+            (letter,) = await self.until_parked(app, "dead")
+            await self.until_count(handled, 3, "deliveries were handled")
+
+        assert sorted(handled) == [1, 3, 5]
+        assert letter.envelope is not None
+        assert letter.envelope.data == b"no JSON"
+
+    @promised()
     async def test_a_handler_that_returns_nonsense_is_not_tried_again(self) -> None:
         """Neither a contract nor None: nothing is published, nothing is written, and the letter says what came."""
         app = self.app()

@@ -55,7 +55,7 @@ test: .venv/.ready console browser ## All tests, with real servers: those that t
 	  $(RUN)pytest -m "(server or patient) and not nightly" -n 4 --dist loadscope $(ARGS) || [ $$? = 5 ]
 
 unit: .venv/.ready ## The fast tests: no processes killed, no shop
-	$(RUN)pytest -m "not slow and not nightly" tests $(ARGS)
+	$(RUN)pytest -m "not slow and not nightly" -n 4 --dist loadscope tests $(ARGS)
 
 screenshots: .venv/.ready console browser ## The pictures of the console in docs/images, taken anew
 	MILLSTREAM_SCREENSHOTS=docs/images $(RUN)pytest tests/console/browser/test_screenshots.py $(ARGS)

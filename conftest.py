@@ -29,10 +29,11 @@ FILE = re.compile(r"# ([a-z0-9_/]+\.py)\n")
 PATIENCE = 30.0
 #: All that a page may run here: what touches nothing but its own folder.
 COMMANDS = {"cp", "kill", "millstream", "mkdir", "mv", "python", "sed", "sleep", "wait"}
-#: What starts processes, kills or watches them.
+#: What starts processes, kills or watches them, or asks a console for many things in turn.
 SLOW = (
     "tests/crash/", "tests/demos/shop/test_shop.py", "tests/cli/test_run.py", "tests/app/test_stopping.py", "docs/", "README.md",
-    "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py",
+    "tests/stores/test_sqlite_suite.py", "tests/testing/test_worker_suite.py", "tests/console/test_security.py",
+    "tests/console/test_operations.py",
 )  # fmt: skip
 #: What waits more than it works: `make test` runs it beside the servers' tests, which do so as well.
 PATIENT = ("tests/crash/", "docs/", "README.md")

@@ -189,6 +189,8 @@ class GroupWorker:
                         await self._progressed(min(wait, SOON))
                     return False
                 await self._take(items)
+                # What has just come is begun before anything else is asked for.
+                await asyncio.sleep(0)
             case Assigned(partitions):
                 await self._assigned(subscription, partitions)
             case Revoked(partitions, deadline):

@@ -1,7 +1,6 @@
 """How a member that is served by tasks of its own receives: deliveries first, then notices, then why it failed."""
 
 import asyncio
-import contextlib
 from collections import deque
 
 from millstream.contracts.errors import MillstreamError
@@ -24,9 +23,12 @@ class MemberReceiving:
         items = self._next(most)
         if not items and not self._notices and self._failure is None and wait > 0:
             self._bell.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._bell.wait()
+            # Not a timeout, which would stand between what has come and whoever waits for it.
+            end = asyncio.get_running_loop().call_later(wait, self._bell.set)
+            try:
+                await self._bell.wait()
+            finally:
+                end.cancel()
             items = self._next(most)
         if items:
             return Deliveries(items)

@@ -11,7 +11,7 @@ import pytest
 
 from millstream import App, Context, Depends, Router, Topic, Transaction, errors, event
 from millstream.contracts.message import contract_of
-from millstream.core.filter import Filter
+from millstream.core.filter import Wants
 from millstream.testing import TestApp
 
 
@@ -122,7 +122,7 @@ def test_a_broker_is_told_what_a_group_wants_at_most() -> None:
 
     topic = contract_of(Seen).topic
     assert {group.name: group.wants for group in app.groups()} == {
-        "few": {topic: Filter((("name", ("a", "b")),))}, "all": {topic: None}, "bare": {topic: None},
+        "few": ((topic, Wants(((("name",), ("a", "b")),))),), "all": ((topic, None),), "bare": ((topic, None),),
     }  # fmt: skip
 
 

@@ -36,3 +36,12 @@ def test_what_is_read_does_not_depend_on_what_was_read_before() -> None:
             # Another's, who does not say when it was stored.
             del fields[:2]
         assert reader.delivery((id_, fields)).envelope == envelope
+
+
+def test_fields_without_what_makes_an_event_are_none() -> None:
+    """Also to a reader that has read nothing yet, for which they begin like the last."""
+    own = [b"ce_id", b"1", b"ce_subject", b"k", b"ce_partitionkey", b"k", b"ce_time", b"2026-01-01T00:00:00Z"]
+    fields = [b"t", b"1", *own, b"data", b"{}"]
+    delivery = RedisReader(Partition("t", 0), "s").delivery((b"0-1", fields))
+    assert delivery.envelope is None
+    assert delivery.message is not None

@@ -194,6 +194,24 @@ def test_the_binary_form_has_every_attribute_as_a_header() -> None:
     assert len(headers) == len(dict(headers))
 
 
+def test_a_structured_event_is_no_model_for_the_next() -> None:
+    """Read as a binary one, the next would have the whole document for its body."""
+    reader = BinaryReader()
+    keyed = Envelope(id="0", source="/shop", type="made", key="k", time=1)
+    first, second = (Envelope(id=id_, source="/shop", type="made", time=1, data=b'{"a":1}') for id_ in ("1", "2"))
+    headers = [(name, b"application/cloudevents+json" if name == "content-type" else value) for name, value in to_binary(keyed)[0]]
+
+    assert [reader.read(headers, to_structured(e), "") for e in (first, second)] == [first, second]
+
+
+def test_a_partition_key_without_a_value_is_named() -> None:
+    """A header that is there and empty is a mistake, also where there is no subject."""
+    bare = Envelope(id="1", source="/shop", type="made", time=1)
+    for read in (lambda headers: from_binary(headers, b""), lambda headers: BinaryReader().read(headers, b"", "")):
+        with pytest.raises(EnvelopeError, match="partitionkey"):
+            read([*to_binary(bare)[0], ("ce_partitionkey", None)])
+
+
 def test_nothing_is_said_of_a_first_version() -> None:
     """It is what every reader takes a missing one for, and most events have it."""
     first = msgspec.structs.replace(FULL, version=1)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.contracts.errors import ContractError, DecodeError
-from millstream.contracts.message import Contract, body_fields, codec_for, command, contract_of, event, key_of, key_text
+from millstream.contracts.message import Contract, codec_for, command, contract_of, event, key_of, key_text
 
 
 @event("test.dataclass", key="id")
@@ -389,36 +389,3 @@ def test_the_key_of_a_message_is_the_text_of_its_field() -> None:
     assert key_of(Keyless(1)) is None
     with pytest.raises(ContractError, match=r"test\.keyed"):
         key_of(Keyed(None))
-
-
-def test_the_fields_of_a_body_have_the_names_that_travel() -> None:
-    """Renamed ones by the other name; a model that takes any field has no list."""
-
-    @event("test.renamed")
-    class Renamed(msgspec.Struct, rename="camel"):
-        order_id: str
-
-    @event("test.aliased")
-    class Aliased(pydantic.BaseModel):
-        order_id: str = pydantic.Field(alias="orderId")
-        number: int
-
-        @pydantic.computed_field
-        @property
-        def twice(self) -> int:
-            return 2 * self.number
-
-    @event("test.open")
-    class Open(pydantic.BaseModel):
-        model_config = pydantic.ConfigDict(extra="allow")
-        number: int
-
-    @event("test.plain")
-    @dataclass
-    class Plain:
-        number: int
-
-    assert body_fields(contract_of(Renamed)) == ("orderId",)
-    assert body_fields(contract_of(Aliased)) == ("orderId", "number", "twice")
-    assert body_fields(contract_of(Open)) is None
-    assert body_fields(contract_of(Plain)) == ("number",)

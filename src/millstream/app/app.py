@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -29,7 +29,7 @@ from millstream.contracts.ids import new_id, new_ids
 from millstream.contracts.message import Wire, publisher_of
 from millstream.core.broker import Broker, Group, Topic
 from millstream.core.clock import Clock
-from millstream.core.filter import Filter, Where, union
+from millstream.core.filter import Wants, Where, wants_of
 from millstream.core.handler import DeliveryMode, Handler, Options, compile_handler
 from millstream.core.observe import Observer
 from millstream.core.retry import Retry
@@ -77,8 +77,8 @@ class Router:
         """Have the decorated function handle these types; the function itself stays as it is.
 
         Without types, those of its event parameter are meant. `group` is `<app>.<function>`
-        unless given. `where` is a function that sees the decoded event, or names fields of
-        the body and the values they may have; what it refuses is skipped.
+        unless given. `where` is a function that sees the decoded event, or names fields and
+        the values they may have; what it refuses is skipped.
         `concurrency` bounds how many keys are handled at once, `timeout` one attempt, in
         seconds. `ordered=False` lets other events of a key pass one that waits.
         `exactly_once=True` commits what it publishes together with the broker's position of
@@ -577,8 +577,8 @@ class App:
                 stop.set()
 
 
-def _wants(handlers: Sequence[Handler]) -> Mapping[str, Filter | None]:
-    """By topic what a group's handlers want at most; a body without an envelope lies elsewhere in what a broker sees."""
+def _wants(handlers: Sequence[Handler]) -> tuple[tuple[str, Wants | None], ...]:
+    """What a group's handlers want of each topic; a body without an envelope lies elsewhere in what a broker sees."""
     topics = dict.fromkeys(topic for handler in handlers for topic in handler.topics)
-    readers = {topic: [handler for handler in handlers if topic in handler.topics] for topic in topics}
-    return {topic: union([h.filter if h.wire == "cloudevents" else None for h in found]) for topic, found in readers.items()}
+    readers = [(topic, [handler for handler in handlers if topic in handler.topics]) for topic in topics]
+    return tuple((topic, wants_of([h.filter if h.wire == "cloudevents" else None for h in found])) for topic, found in readers)

@@ -1,6 +1,6 @@
 """Triage: what a delivery is, before anybody handles it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -36,8 +36,8 @@ class Triage:
         work.attempt = parked.attempts + 1
         if envelope is None or handler is None:
             self._judge.bury(work, "no handler understands it", parked.error.partition(":")[0] or "MissingHandler")
-        elif handler.options.where is not None:
-            self._filter(work, handler)
+        elif handler.where is not None:
+            self._filter(work, handler.where)
         return work
 
     def read(self, delivery: Delivery) -> Delivery:
@@ -70,8 +70,8 @@ class Triage:
                 return work
             self._judge.pending.add(mark)
             work.mark = mark
-        if handler.options.where is not None:
-            self._filter(work, handler)
+        if handler.where is not None:
+            self._filter(work, handler.where)
         return work
 
     def problem(self, envelope: Envelope) -> str | None:
@@ -86,13 +86,8 @@ class Triage:
             return str(error)
         return None
 
-    def _filter(self, work: Work, handler: Handler) -> None:
+    def _filter(self, work: Work, where: Callable[[Any], bool]) -> None:
         """Skip what the subscription does not want."""
-        if handler.filter is not None:
-            if work.envelope is not None and not handler.filter.matches(work.envelope.data):
-                work.kind = "skipped"
-            return
-        where: Any = handler.options.where
         if not self._judge.decode(work):
             return
         try:

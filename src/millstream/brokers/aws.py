@@ -1,6 +1,7 @@
 """Amazon's SNS and SQS as a broker; see docs/how-to/run-on-aws.md."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -19,6 +20,10 @@ from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
+log = logging.getLogger("millstream.aws")
+
+#: Seconds between two looks at whether SNS still delivers what groups want.
+LOOK = 60.0
 #: Whoever closes waits so long for questions that SQS has not answered yet; what they would have brought comes again by itself.
 LAST_ANSWERS = 1.0
 UNKNOWN = Figure(None, "unknown")
@@ -42,6 +47,7 @@ class AwsBroker:
             retains_regardless=True, deduplicates=self._settings.fifo, largest=LARGEST_CLAIMED if self._settings.claims else LARGEST,
         )  # fmt: skip
         self._claims: AwsClaims | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +71,9 @@ class AwsBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         for part in (*self._subscriptions, *self._listeners):
             await part.close()
         await self._publisher.close()
@@ -93,6 +102,16 @@ class AwsBroker:
             await self._topology.topic(topic.name)
         for group in groups:
             await self._topology.declare(group)
+        if self._topology.has_policies and self._looking is None:
+            self._looking = asyncio.create_task(self._look_at_policies())
+
+    async def _look_at_policies(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                await self._topology.filter_again()
+            except MillstreamError as error:
+                log.warning("SNS was not told again what groups want: %s", error)
 
     def _check(self, topic: str) -> None:
         to_tag("topic", topic)

@@ -11,6 +11,8 @@ FIFO = ".fifo"
 QUEUE, TOPIC = 80, 256
 #: Tags say what a name stands for.
 TOPIC_TAG, GROUP_TAG, STORE_TAG, ALIVE_TAG = "millstream:topic", "millstream:group", "millstream:store", "millstream:alive"
+#: Whether SNS may have been told what a queue's group wants.
+FILTER_TAG = "millstream:filter"
 LONGEST_TAG = 256
 BROADCAST = "broadcast"
 

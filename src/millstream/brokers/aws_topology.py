@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from millstream.brokers.aws_client import AwsService, MissingError
-from millstream.brokers.aws_filter import have_filtered
-from millstream.brokers.aws_names import GROUP_TAG, STORE_TAG, TOPIC_TAG, AwsNames, from_tag, to_tag
+from millstream.brokers.aws_filter import NOTHING, have_filtered, policy_of
+from millstream.brokers.aws_names import FILTER_TAG, GROUP_TAG, STORE_TAG, TOPIC_TAG, AwsNames, from_tag, to_tag
 from millstream.brokers.aws_settings import AwsSettings
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, StoreMismatchError
 from millstream.core.broker import Group
+from millstream.core.filter import Wants
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ class Queue:
     group: str
     topic: str
     store: str | None = None
+    filtered: bool = False
+    """Whether SNS was ever told what the group wants."""
 
 
 class AwsTopology:
@@ -44,6 +47,8 @@ class AwsTopology:
         self._arns: dict[str, str] = {}
         self._queues: dict[str, dict[str, Queue]] = {}
         """Of the groups that were declared here, which a list may not show yet."""
+        self._policies: dict[str, tuple[str, str]] = {}
+        """By subscription, the group and its filter policy, where there may be one."""
         self._making = asyncio.Lock()
 
     # Topics
@@ -130,7 +135,7 @@ class AwsTopology:
             return None
         if GROUP_TAG not in tags or TOPIC_TAG not in tags:
             return None
-        return Queue(url, from_tag(tags[GROUP_TAG]), from_tag(tags[TOPIC_TAG]), tags.get(STORE_TAG))
+        return Queue(url, from_tag(tags[GROUP_TAG]), from_tag(tags[TOPIC_TAG]), tags.get(STORE_TAG), FILTER_TAG in tags)
 
     async def declare(self, declared: Group) -> None:
         """Have a group's queues, subscribed to their topics."""
@@ -143,12 +148,12 @@ class AwsTopology:
             _verify_store(group, store, {topic: queue})
             subscription = await self._subscribe(arn, queue)
             if declared.wants is not None:
-                await have_filtered(self._sns, subscription, group, declared.wants.get(topic))
+                queue = await self._filter(subscription, queue, dict(declared.wants).get(topic))
             self._queues.setdefault(group, {})[topic] = queue
         for topic, queue in {**known, **self._queues.get(group, {})}.items():
             if store is not None and queue.store is None:
                 await self._sqs.call("tag_queue", QueueUrl=queue.url, Tags={STORE_TAG: store})
-                self._queues.setdefault(group, {})[topic] = Queue(queue.url, group, topic, store)
+                self._queues.setdefault(group, {})[topic] = replace(queue, store=store)
 
     async def _make_queue(self, group: str, topic: str, store: str | None) -> Queue:
         name = self._names.queue(group, topic)
@@ -218,10 +223,39 @@ class AwsTopology:
             # It is subscribed, and has a filter policy besides.
             if "different attributes" not in str(error):
                 raise
-            return await self._subscription(topic_arn, arn)
+            subscription = await self._subscription(topic_arn, arn)
+            if not subscription:
+                raise BrokerUnavailableError(f"the subscription of {arn} is there, and is not shown yet; start again") from error
+            answer = await self._sns.call("get_subscription_attributes", SubscriptionArn=subscription)
+            found: dict[str, str] = answer.get("Attributes") or {}
+            if found.get("RawMessageDelivery") != "true":
+                raise
+            return subscription
+
+    async def _filter(self, subscription: str, queue: Queue, wants: Wants | None) -> Queue:
+        """Have SNS deliver what the group wants."""
+        policy, known = policy_of(wants), queue.filtered
+        if policy != NOTHING and not known:
+            # Before there is one: whoever starts without a filter later knows where to look.
+            await self._sqs.call("tag_queue", QueueUrl=queue.url, Tags={FILTER_TAG: "1"})
+            queue = replace(queue, filtered=True)
+        if queue.filtered:
+            await have_filtered(self._sns, subscription, queue.group, policy, known=known)
+            self._policies[subscription] = queue.group, policy
+        return queue
+
+    @property
+    def has_policies(self) -> bool:
+        """Whether SNS was told, or may have been, what a group wants."""
+        return bool(self._policies)
+
+    async def filter_again(self) -> None:
+        """Another version of a service may have told SNS otherwise when it was started last; those that run have the last word."""
+        for subscription, (group, policy) in list(self._policies.items()):
+            await have_filtered(self._sns, subscription, group, policy, known=True)
 
     async def _subscription(self, topic_arn: str, endpoint: str) -> str:
-        """The subscription of a queue; empty when there is none, or none yet that a list shows."""
+        """The subscription of a queue; empty when there is none that a list shows yet."""
         async for subscription in self._sns.pages("list_subscriptions_by_topic", "Subscriptions", TopicArn=topic_arn):
             if subscription.get("Endpoint") == endpoint and str(subscription.get("SubscriptionArn", "")).startswith("arn:"):
                 return str(subscription["SubscriptionArn"])

@@ -169,7 +169,7 @@ class MemoryBroker:
     def _make_group(self, group: Group) -> None:
         members = self._groups.setdefault(group.name, _Members(self, group))
         topics = tuple(dict.fromkeys((*members.group.topics, *group.topics)))
-        members.group = structs.replace(group, topics=topics, store=group.store or members.group.store)
+        members.group = structs.replace(group, topics=topics, store=group.store or members.group.store, wants=None)
         for name in group.topics:
             for partition in self._partitions(self._make_topic(Topic(name=name)).name):
                 log = self.logs[partition]

@@ -137,7 +137,8 @@ class NatsReader:
             usual = _usual_name(name)
             headers.append((usual, unquote_to_bytes(value) if usual.startswith("ce_") and b"%" in value else value))
         own = len(headers) - len(_OWN)
-        if own > 0 and headers[0][0] == "ce_specversion" and headers[own][0] == "ce_id":
+        names = tuple(name for name, _ in headers)
+        if own > 0 and names[0] == "ce_specversion" and names[own:] == _OWN and len(set(names)) == len(names):
             self._before = head[: head.index(b"\r\nce-id: ") + 2] if b"\r\nce-id: " in head else b"-"
             self._shared = headers[:own]
         return headers

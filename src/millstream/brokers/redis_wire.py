@@ -64,8 +64,8 @@ class RedisReader:
         """What tells it from one that had its name before."""
         self._reader = BinaryReader()
         self._read = self._reader.read
-        self._shared: list[bytes] = []
-        """The fields of the last event that all of its kind have,"""
+        self._shared = [b"nothing yet"]
+        """The fields of the last event that all of its kind have, names and values: an even number of them,"""
         self._as_read = self._reader.shared
         """and what the reader made of them: it may have read others since."""
 

@@ -217,7 +217,9 @@ class BinaryReader:
         envelope = from_binary(headers, body, topic)
         names = tuple(name for name, _ in headers)
         count = len(_SHARED) + (names[len(_SHARED) : len(_SHARED) + 1] == (_VERSION,))
-        if names[: len(_SHARED)] == _SHARED and names[count:] in (_OF_ITS_OWN, _WITHOUT_KEY):
+        # A structured event says in its document what its body is.
+        binary = names[: len(_SHARED)] == _SHARED and headers[len(_SHARED) - 1][1] == envelope.content_type.encode()
+        if binary and names[count:] in (_OF_ITS_OWN, _WITHOUT_KEY):
             self.shared, self._count = list(headers[:count]), count
             self._head = (envelope.source, envelope.type, envelope.version, envelope.content_type)
         return envelope
@@ -276,9 +278,10 @@ def _from_usual(given: dict[str, bytes | None], body: bytes, topic: str) -> Enve
     get = given.get
     raw_id, raw_time, raw_key = get("ce_id"), get("ce_time"), get("ce_subject")
     head = _usual_head(get("ce_specversion"), get("ce_source"), get("ce_type"), get(_VERSION, b"1"), get("content-type"))
-    if head is None or not raw_id or raw_time is None or get("ce_partitionkey", raw_key) != raw_key:
+    keyed = "ce_partitionkey" in given
+    if head is None or not raw_id or raw_time is None or (keyed and (raw_key is None or given["ce_partitionkey"] != raw_key)):
         return None
-    known = 6 + (raw_key is not None) + ("ce_partitionkey" in given) + (_VERSION in given)
+    known = 6 + (raw_key is not None) + keyed + (_VERSION in given)
     source, type_, version, content_type = head
     try:
         id, key = raw_id.decode(), None if raw_key is None else raw_key.decode()

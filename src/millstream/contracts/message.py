@@ -207,19 +207,6 @@ def _fields(cls: type[Any]) -> tuple[str, ...] | None:
     return None
 
 
-def body_fields(contract: Contract) -> tuple[str, ...] | None:
-    """The names that the fields of a body have on the wire; None where it may have any."""
-    cls = contract.type
-    if (names := getattr(cls, "__struct_encode_fields__", None)) is not None:
-        return tuple(names)
-    if not _is_pydantic(cls):
-        return _fields(cls)
-    if cls.model_config.get("extra") == "allow":
-        return None
-    written = [field.serialization_alias or name for name, field in cls.model_fields.items()]
-    return (*written, *(field.alias or name for name, field in cls.model_computed_fields.items()))
-
-
 def _is_pydantic(cls: type[Any]) -> bool:
     # By its methods: importing pydantic to ask would cost everybody who does not use it.
     return hasattr(cls, "model_validate_json") and hasattr(cls, "model_dump_json")

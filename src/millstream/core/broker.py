@@ -1,6 +1,6 @@
 """The broker port: what routes events, in batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -8,7 +8,7 @@ import msgspec
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
-from millstream.core.filter import Filter
+from millstream.core.filter import Wants
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,8 +67,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     topics: tuple[str, ...]
     start: Literal["latest", "earliest"] = "latest"
     store: str | None = None
-    wants: Mapping[str, Filter | None] | None = None
-    """By topic what its handlers want at most, for brokers that can filter; None where nobody said, and everything stays as it is."""
+    wants: tuple[tuple[str, Wants | None], ...] | None = None
+    """What its handlers want of each topic, for brokers that can filter; None where nobody said, and everything stays as it is."""
 
 
 class Partition(msgspec.Struct, frozen=True, order=True, gc=False):

@@ -2,38 +2,46 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
 from millstream.contracts.errors import ConfigurationError
+from millstream.contracts.fields import UnknownFieldError, wire_path
 
 Value = str | int | float | bool
-#: What users write: a field of the body, dots for what lies deeper, and the value or values that it may have.
+#: What users write: a field, dots for what lies deeper, and the value or values that it may have.
 Where = Mapping[str, Value | Sequence[Value]]
 
-_decode = msgspec.json.Decoder().decode
+
+class Condition(msgspec.Struct, frozen=True):
+    """A field, and the values that it may have."""
+
+    path: tuple[str, ...]
+    values: tuple[Value, ...]
+    wire: tuple[str, ...] | None
+    """Where it lies in the JSON body, if what lies there is its value; else None."""
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Conditions on the fields of a JSON body, all of which have to hold."""
+    """Conditions on an event, all of which have to hold."""
 
-    fields: tuple[tuple[str, tuple[Value, ...]], ...]
-    """Each field by its path, and the values it may have."""
+    conditions: tuple[Condition, ...]
 
-    def matches(self, body: bytes) -> bool:
-        """Whether a body is wanted; one that is no JSON object is, so that whoever decodes it says what is wrong with it."""
-        try:
-            document: object = _decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return True
-        return not isinstance(document, dict) or all(
-            _has(cast("object", document), path.split("."), values) for path, values in self.fields
-        )
+    def matches(self, event: object) -> bool:
+        """Whether a decoded event is wanted."""
+        return all(_has(event, condition.path, condition.values) for condition in self.conditions)
 
 
-def filter_of(where: Where, fields: Sequence[str] | None) -> Filter:
-    """The filter that a subscriber has written, whose contract has these fields in its body; None where nobody knows them.
+class Wants(msgspec.Struct, frozen=True):
+    """What a broker may be told: an event whose body has one of these fields with another value is wanted by nobody."""
+
+    fields: tuple[tuple[tuple[str, ...], tuple[Value, ...]], ...]
+    """Fields of the JSON body, each by its path, and the values that are wanted. A body without the field may be wanted."""
+
+
+def filter_of(where: Where, types: Sequence[type[Any]]) -> Filter:
+    """The filter that a subscriber to these types has written.
 
     Raises `ConfigurationError`, which names the field and what is wrong with it.
     """
@@ -43,33 +51,35 @@ def filter_of(where: Where, fields: Sequence[str] | None) -> Filter:
         below = next((other for other in where if str(other).startswith(f"{path}.")), None)
         if below is not None:
             raise ConfigurationError(f"where= names {path!r} and {below!r}, which lies in it: no value can be both; leave one out")
-    return Filter(tuple((path, _values(path, given, fields)) for path, given in where.items()))
+    return Filter(tuple(_condition(path, given, types) for path, given in where.items()))
 
 
-def _values(path: object, given: object, fields: Sequence[str] | None) -> tuple[Value, ...]:
-    if not isinstance(path, str) or not all(path.split(".")):
-        raise ConfigurationError(f"where= has {path!r} for a field; write the name of one, or customer.country for one that lies deeper")
-    first = path.partition(".")[0]
-    if fields is not None and first not in fields:
-        near = difflib.get_close_matches(first, fields, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
-        raise ConfigurationError(f"where= names the field {first!r}, and the body has none of that name: {hint}")
-    several = list(cast("Sequence[object]", given)) if isinstance(given, (list, tuple, set, frozenset)) else [given]
+def _condition(name: object, given: object, types: Sequence[type[Any]]) -> Condition:
+    if not isinstance(name, str) or not all(name.split(".")):
+        raise ConfigurationError(f"where= has {name!r} for a field; write the name of one, or customer.country for one that lies deeper")
+    path = tuple(name.split("."))
+    try:
+        places = {wire_path(cls, path) for cls in types}
+    except UnknownFieldError as error:
+        near = difflib.get_close_matches(error.name, error.known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(error.known)}"
+        raise ConfigurationError(f"where= names the field {name!r}, and there is no {error.name!r}: {hint}") from None
+    several = list(cast("Sequence[object]", given)) if isinstance(given, (list, tuple)) else [given]
     values = [value for value in several if isinstance(value, (str, int, float, bool)) and value == value]  # noqa: PLR0124 - NaN
     if not values or len(values) < len(several):
-        raise ConfigurationError(f"where= wants {path!r} to be {given!r}; give a text, a number, True or False, or a list of such values")
-    return tuple(values)
+        raise ConfigurationError(f"where= wants {name!r} to be {given!r}; give a text, a number, True or False, or a list of such values")
+    return Condition(path, tuple(values), places.pop() if len(places) == 1 else None)
 
 
-def union(filters: Sequence[Filter | None]) -> Filter | None:
-    """What lets through all that any of these does, and perhaps more; None where that is everything."""
+def wants_of(filters: Sequence[Filter | None]) -> Wants | None:
+    """What any of these may want, as far as a broker can be told; None where that is everything."""
     if not filters or None in filters:
         return None
-    each = [dict(one.fields) for one in filters if one is not None]
+    each = [{c.wire: c.values for c in one.conditions if c.wire is not None} for one in filters if one is not None]
     common = [path for path in each[0] if all(path in fields for fields in each)]
     if not common:
         return None
-    return Filter(tuple((path, _different(value for fields in each for value in fields[path])) for path in common))
+    return Wants(tuple((path, _different(value for fields in each for value in fields[path])) for path in common))
 
 
 def _different(values: Iterable[Value]) -> tuple[Value, ...]:
@@ -77,11 +87,14 @@ def _different(values: Iterable[Value]) -> tuple[Value, ...]:
     return tuple({(isinstance(value, bool), value): value for value in values}.values())
 
 
-def _has(document: object, path: Sequence[str], values: Sequence[Value]) -> bool:
-    """Whether what lies at a path is one of these; of a list, whether any element is."""
-    if isinstance(document, list):
-        return any(_has(element, path, values) for element in cast("list[object]", document))
+def _has(value: object, path: Sequence[str], values: Sequence[Value]) -> bool:
+    """Whether what lies at a path is one of these; of several, whether any of them is."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_has(element, path, values) for element in cast("Iterable[object]", value))
     if path:
-        return isinstance(document, dict) and _has(cast("dict[str, object]", document).get(path[0]), path[1:], values)
-    # True is no 1 in JSON.
-    return any(document == value and isinstance(document, bool) == isinstance(value, bool) for value in values)
+        name, further = path[0], path[1:]
+        inner = cast("Mapping[str, object]", value).get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+        return inner is not None and _has(inner, further, values)
+    # As JSON has it: a Decimal, a UUID and a time are texts, an enum is its value.
+    plain: object = value if isinstance(value, (str, int, float)) or value is None else msgspec.to_builtins(value)
+    return any(plain == wanted and isinstance(plain, bool) == isinstance(wanted, bool) for wanted in values)

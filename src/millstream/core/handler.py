@@ -6,13 +6,13 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, cast
 
 import msgspec
 
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, HandlerResultError
-from millstream.contracts.message import Contract, Wire, body_fields, contract_of
+from millstream.contracts.message import Contract, Wire, contract_of
 from millstream.core.filter import Filter, Where, filter_of
 from millstream.core.retry import Retry
 from millstream.core.store import Transaction
@@ -113,8 +113,10 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     takes_context: bool
     delivery: Promise
     call: Call
+    where: Callable[[Any], bool] | None = None
+    """Whether it wants a decoded event."""
     filter: Filter | None = None
-    """Its `where=`, if that is said in fields and values."""
+    """The same, where `where=` says it in fields and values."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -152,6 +154,7 @@ def compile_handler(function: Callable[..., Any], types_: tuple[type, ...], opti
     returns = hints.get("return", inspect.Parameter.empty)
     # A handler without a return annotation may publish for all we know: the safe mode is assumed.
     effectful = "transaction" in kinds or "context" in kinds or returns is not type(None)
+    filter = _filter(name, options.where, types_)
     handler = Handler(
         name=name,
         location=_location(function),
@@ -165,23 +168,22 @@ def compile_handler(function: Callable[..., Any], types_: tuple[type, ...], opti
         takes_context="context" in kinds,
         delivery="exactly_once" if options.exactly_once else options.delivery or ("effectively_once" if effectful else "at_least_once"),
         call=_caller(name, function, givers, is_async=is_async),
-        filter=_filter(name, options.where, [contract_of(t) for t in types_]),
+        where=options.where if callable(options.where) else filter.matches if filter is not None else None,
+        filter=filter,
     )
     _check(handler)
     return handler
 
 
-def _filter(handler: str, where: object, contracts: Sequence[Contract]) -> Filter | None:
+def _filter(handler: str, where: object, types_: Sequence[type]) -> Filter | None:
     if where is None or callable(where):
         return None
     if not isinstance(where, Mapping):
         raise ConfigurationError(f"handler {handler}: where={where!r} is neither a function nor a mapping of fields to values")
     try:
-        # The same for each of its types, whose fields may have different names.
-        (*_, found) = [filter_of(where, body_fields(contract)) for contract in contracts]  # pyright: ignore[reportUnknownArgumentType]
+        return filter_of(cast("Where", where), types_)
     except ConfigurationError as error:
         raise ConfigurationError(f"handler {handler}: {error}") from None
-    return found
 
 
 def _check(handler: Handler) -> None:

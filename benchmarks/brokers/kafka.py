@@ -56,7 +56,7 @@ async def raw_consume(run: Run) -> Figures:
 
 
 async def raw_consume_with_headers(run: Run) -> Figures:
-    """The same, and it reads the nine headers that an event has."""
+    """The same, and it reads the headers that an event has."""
     from benchmarks.brokers import kafka_raw
 
     await _filled(run)
@@ -138,7 +138,7 @@ async def raw_publish_batches(run: Run) -> Figures:
 
 
 async def raw_publish_batches_with_headers(run: Run) -> Figures:
-    """The same, with nine headers for each."""
+    """The same, with the headers of an event for each."""
     from benchmarks.brokers import kafka_raw
 
     await _anew(PUBLISHED)
@@ -160,7 +160,7 @@ async def raw_latency(run: Run) -> Figures:
 
 
 async def raw_latency_with_headers(run: Run) -> Figures:
-    """The same, with nine headers for each event."""
+    """The same, with the headers of an event."""
     from benchmarks.brokers import kafka_raw
 
     await _anew(TICK)

@@ -22,7 +22,8 @@ CHUNK = 500
 MOST = 6
 
 Headers = list[tuple[str, str | bytes | None]]
-HEADERS: Headers = [(name, value.encode()) for name, value in ATTRIBUTES.items()]
+#: The record's key is the partition key.
+HEADERS: Headers = [(name, value.encode()) for name, value in ATTRIBUTES.items() if name != "ce_partitionkey"]
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Stored).decode

@@ -8,7 +8,8 @@ from millstream import event
 #: As many attributes, and as long ones, as a CloudEvent with a key has; all events have the same here, which costs nothing to make.
 ATTRIBUTES = {
     "ce_specversion": "1.0", "ce_source": "/bench", "ce_type": "bench.published", "content-type": "application/json",
-    "ce_id": "01a21634-e360-7caa-8014-463c7070fb0b", "ce_subject": "o-00000000", "ce_partitionkey": "o-00000000", "ce_time": "2026-01-31T12:00:00.000000Z",
+    "ce_id": "01a21634-e360-7caa-8014-463c7070fb0b", "ce_subject": "o-00000000", "ce_partitionkey": "o-00000000",
+    "ce_time": "2026-01-31T12:00:00.000000Z",
 }  # fmt: skip
 
 

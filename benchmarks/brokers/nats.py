@@ -97,7 +97,7 @@ async def raw_latency(run: Run) -> Figures:
 
 
 async def raw_latency_with_headers(run: Run) -> Figures:
-    """The same, with the headers of an event."""
+    """The same, with the headers of an event, by one of which JetStream knows what is published again."""
     from benchmarks.brokers import nats_raw
 
     return await nats_raw.latency(url(), run.count(6_000), headers=True)

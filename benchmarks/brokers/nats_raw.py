@@ -157,7 +157,7 @@ async def publish_from_one(url: str, count: int) -> Figures:
 
 
 async def latency(url: str, count: int, *, headers: bool = False) -> Figures:
-    """From publisher to handler, in one process; with the headers of CloudEvents, which are read."""
+    """From publisher to handler, in one process; with the headers of CloudEvents, which are read, and an id against repetitions."""
     seen, stop = Seen(), asyncio.Event()
 
     async def handle(message: Msg) -> None:
@@ -169,7 +169,7 @@ async def latency(url: str, count: int, *, headers: bool = False) -> Figures:
         js = client.jetstream()
 
         async def publish(tick: Tick) -> None:
-            await js.publish(subject, encode(tick), headers=ATTRIBUTES if headers else None)
+            await js.publish(subject, encode(tick), headers={**ATTRIBUTES, "Nats-Msg-Id": tick.key} if headers else None)
 
         figures = await seen.measure(publish, count)
         running.cancel()

@@ -195,6 +195,22 @@ async def test_those_that_run_have_the_last_word(ministack: AwsBroker, monkeypat
             await asyncio.sleep(0.02)
 
 
+async def test_a_group_that_is_forgotten_is_told_of_no_more(ministack: AwsBroker, caplog: pytest.LogCaptureFixture) -> None:
+    """Its subscription is gone; the others' are as they were."""
+    _, group = await declared(ministack, EVEN)
+    second, _ = await declared(ministack, EVEN)
+    await ministack.forget(group)
+    arn, _ = await subscription(ministack, second)
+    await clients(ministack).sns.call("set_subscription_attributes", SubscriptionArn=arn, AttributeName="FilterPolicy", AttributeValue="{}")
+
+    with caplog.at_level(logging.WARNING):
+        await ministack._topology.filter_again()  # pyright: ignore[reportPrivateUsage]
+
+    _, attributes = await subscription(ministack, second)
+    assert json.loads(attributes["FilterPolicy"]) == json.loads(policy_of(EVEN))
+    assert group not in caplog.text
+
+
 async def test_a_subscription_that_is_there_with_a_policy_is_found(ministack: AwsBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Amazon's own SNS says that it exists with other attributes; one without raw delivery is not taken for ours."""
     topic, group = await declared(ministack, EVEN)

@@ -1,7 +1,6 @@
 """Amazon's SNS and SQS as a broker; see docs/how-to/run-on-aws.md."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -19,8 +18,6 @@ from millstream.brokers.aws_wire import LARGEST, Entry, entry_of, entry_of_raw
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
-
-log = logging.getLogger("millstream.aws")
 
 #: Seconds between two looks at whether SNS still delivers what groups want.
 LOOK = 60.0
@@ -108,10 +105,7 @@ class AwsBroker:
     async def _look_at_policies(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
-            try:
-                await self._topology.filter_again()
-            except MillstreamError as error:
-                log.warning("SNS was not told again what groups want: %s", error)
+            await self._topology.filter_again()
 
     def _check(self, topic: str) -> None:
         to_tag("topic", topic)

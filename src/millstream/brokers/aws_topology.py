@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -11,9 +12,11 @@ from millstream.brokers.aws_client import AwsService, MissingError
 from millstream.brokers.aws_filter import NOTHING, have_filtered, policy_of
 from millstream.brokers.aws_names import FILTER_TAG, GROUP_TAG, STORE_TAG, TOPIC_TAG, AwsNames, from_tag, to_tag
 from millstream.brokers.aws_settings import AwsSettings
-from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, StoreMismatchError
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, StoreMismatchError
 from millstream.core.broker import Group
 from millstream.core.filter import Wants
+
+log = logging.getLogger("millstream.aws")
 
 T = TypeVar("T")
 
@@ -252,7 +255,10 @@ class AwsTopology:
     async def filter_again(self) -> None:
         """Another version of a service may have told SNS otherwise when it was started last; those that run have the last word."""
         for subscription, (group, policy) in list(self._policies.items()):
-            await have_filtered(self._sns, subscription, group, policy, known=True)
+            try:
+                await have_filtered(self._sns, subscription, group, policy, known=True)
+            except MillstreamError as error:
+                log.warning("SNS was not told again what it is to deliver: %s", error)
 
     async def _subscription(self, topic_arn: str, endpoint: str) -> str:
         """The subscription of a queue; empty when there is none that a list shows yet."""
@@ -266,6 +272,7 @@ class AwsTopology:
         for topic, queue in (await self.group(group)).items():
             await self.remove_queue(await self.topic(topic), queue.url)
         self._queues.pop(group, None)
+        self._policies = {subscription: known for subscription, known in self._policies.items() if known[0] != group}
 
     async def remove_queue(self, topic_arn: str, url: str) -> None:
         """Unsubscribe a queue, and delete it."""

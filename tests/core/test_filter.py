@@ -142,3 +142,11 @@ def test_of_a_handler_without_a_filter_everything_is_wanted() -> None:
     assert wants_of([]) is None
     assert wants_of([one, filter_of({"count": 1}, [Order])]) is None
     assert wants_of([Filter(())]) is None
+
+
+def test_one_and_true_are_two_values_to_a_broker_too() -> None:
+    """To Python they are equal, and one of them would be left out."""
+    one, true = (filter_of({"count": value}, [Order]) for value in (1, True))
+    wants = wants_of([one, true])
+    assert wants is not None
+    assert [(value, type(value)) for value in wants.fields[0][1]] == [(1, int), (True, bool)]

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from millstream.brokers import rabbitmq_amqp as amqp
 from millstream.brokers.publish_call import PublishCall
@@ -52,9 +52,10 @@ class Outgoing:
 class RabbitPublisher:
     """Sends messages for any number of callers of one loop, in the order in which they came.
 
-    What a connection takes with it is published again, in order, on the next one. A message
-    that the server refuses (a nack) is published again with all that was sent behind it and
-    is not confirmed, until the call's time is over.
+    What a connection takes with it is published again, in order, on the next one. To each
+    stream the first message goes alone, until it is known to be there. A message that the
+    server refuses (a nack) is published again with all that was sent behind it and is not
+    confirmed, until the call's time is over.
     """
 
     def __init__(self, settings: RabbitSettings, connect: Callable[[], Awaitable[Connection]], gone: Callable[[str], None]) -> None:
@@ -76,6 +77,10 @@ class RabbitPublisher:
         self._unread: set[str] = set()
         self._returned: dict[tuple[str, str], int] = {}
         """Exchanges and routes of which something came back, and the last message that it may have been."""
+        self._there: set[tuple[str, str]] = set()
+        """Exchanges and routes of which this channel knows that a stream takes what goes there;"""
+        self._asked: dict[tuple[str, str], deque[Outgoing]] = {}
+        """and those to which one message is on its way to see, with what waits behind it: what comes back must not be overtaken."""
         self._problem = ""
         self._oldest = (0, 0.0)
         """The number of the first message under way, and since when it is the first."""
@@ -126,6 +131,7 @@ class RabbitPublisher:
             return
         connection, pending, flight = channel.connection, self._pending, self._flight
         number, frame_max = channel.number, connection.frame_max
+        streams = self._settings.streams
         while pending and not self._refused and connection.writable and len(flight) < WINDOW and self._channel is channel:
             pieces: list[bytes] = []
             size = 0
@@ -133,12 +139,19 @@ class RabbitPublisher:
                 message = pending.popleft()
                 if message.call is None or message.call.finished.done():
                     continue
+                if streams and message.mandatory and (message.exchange, message.route) not in self._there:
+                    waiting = self._asked.get((message.exchange, message.route))
+                    if waiting is not None:
+                        waiting.append(message)
+                        continue
+                    self._asked[message.exchange, message.route] = deque()
                 frames = message.frames(number, frame_max)
                 size += len(frames)
                 pieces.append(frames)
                 flight[self._next] = message
                 self._next += 1
-            connection.write(b"".join(pieces))
+            if pieces:
+                connection.write(b"".join(pieces))
 
     async def _open(self) -> None:
         """Have a channel, however long it takes."""
@@ -192,17 +205,29 @@ class RabbitPublisher:
         if not stored:
             self._refused.append(message)
             return
+        if self._asked and (waiting := self._asked.pop((message.exchange, message.route), None)) is not None:
+            self._there.add((message.exchange, message.route))
+            self._pending.extendleft(reversed(waiting))
         call = message.call
         call.settle(message.index, None)
         if not call.missing:
             self._calls.pop(call, None)
 
     def _try_again(self) -> None:
-        """Nothing is under way: what was refused goes first, in its order."""
-        again, self._refused = sorted(self._refused, key=lambda message: message.order), []
+        """What was refused goes first, in its order, and what waited behind it."""
+        # Another connection may have come meanwhile, on which something is under way: once it is not, this is tried again.
+        if self._refused and not self._flight:
+            self._take_back(self._refused)
+            self._pump()
+
+    def _take_back(self, messages: Iterable[Outgoing]) -> None:
+        """Have these sent again before anything else, with what waits for any of them, and without what is known of their streams."""
+        again = sorted((*messages, *(m for waiting in self._asked.values() for m in waiting)), key=lambda message: message.order)
+        self._refused = []
         self._returned.clear()
+        self._there.clear()
+        self._asked.clear()
         self._pending.extendleft(reversed(again))
-        self._pump()
 
     def _unroutable(self, exchange: str, route: str) -> None:
         """Nobody reads that topic yet: it is as if a log had kept it for nobody. A stream, however, has to be there."""
@@ -219,10 +244,8 @@ class RabbitPublisher:
         if self._channel is not channel:
             return
         self._channel = None
-        doubtful = sorted((*self._refused, *self._flight.values()), key=lambda message: message.order)
-        self._refused, self._flight = [], {}
-        self._returned.clear()
-        self._pending.extendleft(reversed(doubtful))
+        doubtful, self._flight = self._flight, {}
+        self._take_back((*self._refused, *doubtful.values()))
         if isinstance(error, RefusedError) and error.code == NOT_FOUND:
             self._without_exchange(error)
         elif isinstance(error, (RefusedError, ConfigurationError)):

@@ -29,13 +29,6 @@ async def broker(request: pytest.FixtureRequest) -> AsyncGenerator[AwsBroker]:
         yield broker
 
 
-@pytest.fixture
-async def ministack() -> AsyncGenerator[AwsBroker]:
-    """The one that applies policies to bodies as SNS does: moto takes their alternatives for conditions on attributes."""
-    async with AwsBroker(aws_url()) as broker:
-        yield broker
-
-
 def wants(*fields: Any) -> Wants:
     """Each a path and its values."""
     return Wants(tuple((tuple(path.split(".")), tuple(values)) for path, *values in fields))

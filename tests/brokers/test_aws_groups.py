@@ -48,12 +48,6 @@ async def broker(request: pytest.FixtureRequest) -> AsyncGenerator[AwsBroker]:
         yield broker
 
 
-@pytest.fixture
-async def ministack() -> AsyncGenerator[AwsBroker]:
-    async with AwsBroker(aws_url()) as broker:
-        yield broker
-
-
 async def declared(broker: AwsBroker) -> tuple[str, str]:
     topic, group = unique("made"), unique("group")
     await broker.declare([Topic(name=topic)], [Group(name=group, topics=(topic,))])

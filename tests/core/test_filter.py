@@ -39,6 +39,7 @@ class Order:
     customer: Customer | None = None
     lines: list[Line] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    anything: Any = None
     number: UUID = UUID(int=1)
 
 
@@ -150,3 +151,13 @@ def test_one_and_true_are_two_values_to_a_broker_too() -> None:
     wants = wants_of([one, true])
     assert wants is not None
     assert [(value, type(value)) for value in wants.fields[0][1]] == [(1, int), (True, bool)]
+
+
+@pytest.mark.parametrize("innermost", ["EUR", {"EUR": "CHF"}])
+def test_what_is_nested_deeper_than_pythons_stack_is_looked_through(innermost: Any) -> None:
+    """Any program may publish such a body, and an error would make a dead letter of it."""
+    deep = innermost
+    for _ in range(5_000):
+        deep = [deep]
+    assert filter_of({"anything": "EUR"}, [Order]).matches(Order(anything=deep)) == (innermost == "EUR")
+    assert not filter_of({"anything": "EUR"}, [Order]).matches(Order(anything={"deep": deep}))

@@ -89,12 +89,19 @@ def _different(values: Iterable[Value]) -> tuple[Value, ...]:
 
 def _has(value: object, path: Sequence[str], values: Sequence[Value]) -> bool:
     """Whether what lies at a path is one of these; of several, whether any of them is."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return any(_has(element, path, values) for element in cast("Iterable[object]", value))
-    if path:
-        name, further = path[0], path[1:]
-        inner = cast("Mapping[str, object]", value).get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-        return inner is not None and _has(inner, further, values)
-    # As JSON has it: a Decimal, a UUID and a time are texts, an enum is its value.
-    plain: object = value if isinstance(value, (str, int, float)) or value is None else msgspec.to_builtins(value)
-    return any(plain == wanted and isinstance(plain, bool) == isinstance(wanted, bool) for wanted in values)
+    waiting = [(value, path)]  # A list of what is still to be seen: events of others may be nested deeper than Python's stack.
+    while waiting:
+        value, path = waiting.pop()
+        if isinstance(value, (list, tuple, set, frozenset)):
+            waiting.extend((element, path) for element in cast("Iterable[object]", value))
+        elif path:
+            name, further = path[0], path[1:]
+            inner = cast("Mapping[str, object]", value).get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+            if inner is not None:
+                waiting.append((inner, further))
+        elif not isinstance(value, Mapping):
+            # As JSON has it: a Decimal, a UUID and a time are texts, an enum is its value.
+            plain: object = value if isinstance(value, (str, int, float)) or value is None else msgspec.to_builtins(value)
+            if any(plain == wanted and isinstance(plain, bool) == isinstance(wanted, bool) for wanted in values):
+                return True
+    return False

@@ -11,7 +11,7 @@ import pytest
 
 from millstream import App, Transaction, event
 from millstream.app import reporter as module
-from millstream.app.facts_of import LARGEST
+from millstream.app.facts_of import LARGEST, handler_fact
 from millstream.app.outcomes import WorkOutcomes, sample
 from millstream.app.reporter import BUDGET, MOST_BUFFERED, MOST_PENDING, Reporter
 from millstream.app.work import Owned, Work
@@ -340,6 +340,27 @@ async def test_a_process_says_what_it_is_and_that_it_is_alive() -> None:
         assert len(beats) == 2
         broker = working.broker
     assert broker is not None
+
+
+def test_of_a_handler_with_a_filter_it_is_told_what_it_wants() -> None:
+    """An operator would else look for what never came to it."""
+    app = App("desk")
+
+    def large(order: OrderPlaced) -> bool:
+        return len(order.order_id) > 3
+
+    async def accept(order: OrderPlaced, tx: Transaction) -> None: ...
+
+    wanted: dict[str, Any] = {
+        "all": None, "named": large, "unnamed": lambda order: large(order), "said": {"order_id": ["o-1", "o-2"]},  # noqa: PLW0108
+    }  # fmt: skip
+    for group, where in wanted.items():
+        app.subscriber(OrderPlaced, group=group, where=where)(accept)
+
+    assert {fact.group: fact.wants for fact in map(handler_fact, app.handlers())} == {
+        "all": "", "named": "those that large lets through", "unnamed": "those that a function lets through",
+        "said": 'order_id is "o-1" or "o-2"',
+    }  # fmt: skip
 
 
 async def test_what_is_parked_is_told_anew_now_and_then_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

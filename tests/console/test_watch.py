@@ -44,6 +44,10 @@ class Positions:
         return [PartitionState(partition=HERE, committed=committed, head=head, oldest=oldest, owner=self.owner, waiting=waiting)]
 
 
+def an_event(position: str | None, time: float = 0.0) -> dict[str, Any]:
+    return {"position": position, "topic": "orders", "partition": 0, "time": time}
+
+
 async def sampled(watch: Watch, clock: ManualClock, broker: Positions, *steps: tuple[int, int]) -> None:
     """Samples in which the group is so far, and the log ends there."""
     for committed, head in steps:
@@ -112,7 +116,7 @@ async def test_what_is_unknown_is_not_zero() -> None:
 
     assert watch.standing("g")["lag"] is None
     assert watch.partitions("g", {})[0]["position"] is None
-    assert not watch.is_beyond("g", {"position": "0", "topic": "orders", "partition": 0})
+    assert watch.untold("g", an_event("0")) == "waiting"
 
 
 async def test_a_group_is_beyond_what_lies_before_its_position() -> None:
@@ -120,8 +124,24 @@ async def test_a_group_is_beyond_what_lies_before_its_position() -> None:
     watch, clock, broker = a_watch()
     await sampled(watch, clock, broker, (5, 9))
 
-    beyond = {position: watch.is_beyond("g", {"position": position, "topic": "orders", "partition": 0}) for position in ("4", "5", None)}
-    assert beyond == {"4": True, "5": False, None: False}
+    untold = {position: watch.untold("g", an_event(position)) for position in ("4", "5", None)}
+    assert untold == {"4": "passed", "5": "waiting", None: "waiting"}
+
+
+async def test_of_an_empty_queue_without_positions_nobody_knows_what_became_of_an_event() -> None:
+    """It was handled, or a broker kept it back: "waiting" would be wrong, and so would "handled". What is young may yet be told of."""
+    watch, clock, broker = a_watch()
+    broker.committed, broker.waiting = None, 0
+    await watch.sample()
+    young = watch.untold("g", an_event(None, time=clock.micros() / 1e6))
+    await clock.advance(6)
+    old = {position: watch.untold("g", an_event(position, time=0.0)) for position in (None, "7")}
+    broker.waiting = 1
+    await watch.sample()
+
+    assert (young, old) == ("waiting", {None: "unknown", "7": "unknown"})
+    assert watch.untold("g", an_event(None, time=0.0)) == "waiting"
+    assert watch.untold("g", {**an_event(None, time=0.0), "topic": "payments"}) == "waiting"
 
 
 async def test_a_broker_that_is_away_is_named_and_asked_again() -> None:

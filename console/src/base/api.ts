@@ -113,6 +113,7 @@ export interface Handler {
   concurrency: number;
   timeout: number;
   attempts: number;
+  wants: string;
 }
 
 export interface Process {
@@ -295,7 +296,7 @@ export interface Attempt {
   process: string;
 }
 
-export type Fate = "handled" | "waiting" | "retrying" | "queued" | "dead" | "duplicate" | "discarded" | "skipped" | "passed";
+export type Fate = "handled" | "waiting" | "retrying" | "queued" | "dead" | "duplicate" | "discarded" | "skipped" | "passed" | "unknown";
 
 export interface Delivery {
   group: string;

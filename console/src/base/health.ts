@@ -56,6 +56,7 @@ const FATES: Record<Fate | AttemptKind, Look> = {
   discarded: { tone: "neutral", glyph: "dash", word: "Discarded" },
   skipped: { tone: "neutral", glyph: "dash", word: "Skipped" },
   passed: { tone: "ok", glyph: "ring", word: "Passed: handled, and not told one by one" },
+  unknown: { tone: "neutral", glyph: "question", word: "Not told of: handled, kept back by a filter, or not sent yet" },
 };
 
 /** Of a delivery, or of one attempt at it. */

@@ -43,5 +43,6 @@ export function Fates({ fates }: { fates: [group: string, fate: Fate][] }) {
 /** How many attempts, and how the last one went. */
 export function attemptsWord(delivery: Delivery): string {
   const made = delivery.attempts.filter((attempt) => attempt.kind !== "duplicate" && attempt.kind !== "skipped" && attempt.kind !== "queued").length;
-  return made === 0 ? "not tried yet" : made === 1 ? "1 attempt" : `${made} attempts`;
+  const untold = delivery.state === "passed" || delivery.state === "unknown" ? "no attempt told of" : "not tried yet";
+  return made === 0 ? untold : made === 1 ? "1 attempt" : `${made} attempts`;
 }

@@ -464,6 +464,7 @@ export function HandlerFacts({ handler }: { handler: Handler }) {
       <Facts
         rows={[
           ["Handles", <Types names={handler.types} />],
+          handler.wants ? ["Of these only", <Foreign text={handler.wants} />] : null,
           ["Publishes", <Types names={handler.publishes} />],
           ["Code", <Foreign text={handler.location} mono />],
           ["Delivery", handler.delivery.replaceAll("_", " ")],

@@ -76,8 +76,17 @@ def handler_fact(handler: Handler) -> HandlerFact:
         name=handler.name, group=options.group, summary=handler.summary, location=handler.location,
         types=tuple(contract.name for contract in handler.contracts), topics=handler.topics,
         publishes=tuple(contract.name for contract in handler.returns), delivery=handler.delivery, ordered=options.ordered,
-        concurrency=options.concurrency, timeout=options.timeout, attempts=options.retry.attempts,
+        concurrency=options.concurrency, timeout=options.timeout, attempts=options.retry.attempts, wants=_wants(handler),
     )  # fmt: skip
+
+
+def _wants(handler: Handler) -> str:
+    if handler.filter is not None:
+        return _text(str(handler.filter))
+    if handler.where is None:
+        return ""
+    name = getattr(handler.where, "__name__", "<lambda>")
+    return f"those that {'a function' if name == '<lambda>' else name} lets through"
 
 
 def contract_fact(contract: Contract) -> ContractFact:

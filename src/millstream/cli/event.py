@@ -37,7 +37,8 @@ async def show(
     """Show an event, its body, and what became of it in each group.
 
     `waiting` is what a group has not come to yet; `passed` what it is beyond
-    without having told of it.
+    without having told of it; `unknown` what it has not told of while its queue
+    is empty: it was handled, kept back by a filter, or not sent yet.
 
     For example:
       millstream event show 0198c1de-4f2a-7000-8000-0123456789ab

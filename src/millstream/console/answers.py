@@ -217,7 +217,7 @@ class Answers:
             state = "discarded"
         elif not kinds:
             # Of a busy group not everything is told one by one.
-            state = "passed" if self._watch.is_beyond(group, event) else "waiting"
+            state = self._watch.untold(group, event)
         else:
             state = {"retry": "retrying", "parked": "dead", "queued": "queued", "duplicate": "duplicate"}.get(kinds[-1], kinds[-1])
         return {"group": group, "state": state, "attempts": attempts, "duplicates": kinds.count("duplicate")}
@@ -404,7 +404,10 @@ def _sentence(events: list[dict[str, Any]]) -> str:
     ends = [attempt["at"] for fate in fates for attempt in fate["attempts"]]
     first = events[0]
     words = [f"{first['type']} {first['key'] or first['id']}: {len(events) - 1} further events, {len(fates)} deliveries"]
-    for state, word in (("waiting", "waiting"), ("retrying", "being tried again"), ("queued", "queued"), ("dead", "dead")):
+    states = {
+        "waiting": "waiting", "unknown": "not told of", "retrying": "being tried again", "queued": "queued", "dead": "dead",
+    }  # fmt: skip
+    for state, word in states.items():
         if count := sum(fate["state"] == state for fate in fates):
             words.append(f"{count} {word}")
     if ends and all(fate["state"] in OVER for fate in fates):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from millstream.app.queries import lag_of
 from millstream.contracts.errors import MillstreamError
@@ -19,6 +19,8 @@ EVERY, SELDOM = 1.0, 5.0
 AT_ONCE = 16
 #: A position that goes back within so many seconds of an operator's move has gone back because of it.
 EXPLAINED = 120.0
+#: So many seconds after an event what services tell of it, and what is counted of a queue, should have come.
+SEEN = 5.0
 
 
 class Watch:
@@ -129,14 +131,18 @@ class Watch:
         """What to think of a group: its worst partition's verdict."""
         return worst(list(self.verdicts(group, paused=paused, blocked=blocked, moved=moved).values()))
 
-    def is_beyond(self, group: str, event: Mapping[str, Any]) -> bool:
-        """Whether a group's position is past an event; False where that is not known."""
-        if event["position"] is None:
-            return False
-        for state in self._states.get(group, ()):
-            if state.partition == Partition(event["topic"], event["partition"]):
-                return state.committed.value is not None and state.committed.value > int(event["position"])
-        return False
+    def untold(self, group: str, event: Mapping[str, Any]) -> Literal["waiting", "passed", "unknown"]:
+        """What became of an event of which a group has told nothing.
+
+        `passed`: its position is beyond it. `unknown`: there are no positions, and its queue is empty.
+        """
+        states = [state for state in self._states.get(group, ()) if state.partition.topic == event["topic"]]
+        if event["position"] is not None:
+            here = next((state.committed.value for state in states if state.partition.number == event["partition"]), None)
+            if here is not None:
+                return "passed" if here > int(event["position"]) else "waiting"
+        long_ago = self._clock.micros() / 1e6 - event["time"] > SEEN
+        return "unknown" if long_ago and states and all(state.waiting.value == 0 for state in states) else "waiting"
 
     def standing(self, group: str) -> dict[str, Any]:
         """Its lag in events and seconds, members, and when it will be gone; None where unknown."""

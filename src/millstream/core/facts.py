@@ -128,6 +128,8 @@ class HandlerFact(msgspec.Struct, frozen=True):
     concurrency: int
     timeout: float
     attempts: int
+    wants: str = ""
+    """Of these types only some events: which, in words for people."""
 
 
 class Manifest(msgspec.Struct, frozen=True, tag="manifest"):

@@ -1,6 +1,7 @@
 """What a subscription wants, said in fields and values, so that a broker can be told, too."""
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -27,6 +28,10 @@ class Filter(msgspec.Struct, frozen=True):
     """Conditions on an event, all of which have to hold."""
 
     conditions: tuple[Condition, ...]
+
+    def __str__(self) -> str:
+        said = ((".".join(c.path), " or ".join(json.dumps(value, ensure_ascii=False) for value in c.values)) for c in self.conditions)
+        return ", and ".join(f"{field} is {values}" for field, values in said)
 
     def matches(self, event: object) -> bool:
         """Whether a decoded event is wanted."""

@@ -24,7 +24,14 @@ from millstream.brokers.rabbitmq_stream_subscription import RabbitStreamSubscrip
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription, members_of
 from millstream.brokers.rabbitmq_wire import RabbitReader, event_content, message_content, route_of
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError, StoreMismatchError, TooLargeError
+from millstream.contracts.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    MillstreamError,
+    StoreMismatchError,
+    TooLargeError,
+)
 from millstream.contracts.partition import murmur2, partition_of
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
@@ -88,12 +95,14 @@ class RabbitBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        for part in (*self._subscriptions, *self._listeners):
-            await part.close()
-        await self._publisher.close()
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+        try:
+            for part in (*self._subscriptions, *self._listeners):
+                await part.close()
+            await self._publisher.close()
+        finally:
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None
 
     async def _connected(self) -> Connection:
         """The connection for everything but consuming, made anew when it was lost."""
@@ -314,7 +323,7 @@ class RabbitBroker:
         for index, e in enumerate(envelopes):
             record = self._topics.get(e.topic)
             if record is None:
-                results[index] = problems[e.topic]
+                results[index] = problems.get(e.topic) or _deleted(e.topic)
                 continue
             try:
                 content = event_content(e)
@@ -336,7 +345,7 @@ class RabbitBroker:
         for index, message in enumerate(messages):
             record = self._topics.get(message.topic)
             if record is None:
-                results[index] = problems[message.topic]
+                results[index] = problems.get(message.topic) or _deleted(message.topic)
                 continue
             try:
                 content = message_content(message)
@@ -666,6 +675,10 @@ def _with_groups(register: Register, groups: Sequence[Group]) -> Register:
         topics = tuple(dict.fromkeys((*(record.topics if record else ()), *group.topics)))
         known[group.name] = GroupRecord(topics=topics, start=group.start, store=group.store or (record.store if record else None))
     return structs.replace(register, groups=known)
+
+
+def _deleted(topic: str) -> MillstreamError:
+    return BrokerUnavailableError(f"topic {topic!r} was deleted meanwhile: publish again to make it anew.")
 
 
 def _in_order(results: list[MillstreamError | None], keys: Sequence[tuple[str, Any]]) -> list[MillstreamError | None]:

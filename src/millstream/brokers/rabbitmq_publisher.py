@@ -1,8 +1,8 @@
 """Publishing to RabbitMQ: one channel with confirms, in order, and again what a lost connection left in doubt."""
 
 import asyncio
-import contextlib
 import logging
+from bisect import insort
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -23,20 +23,25 @@ LOOK = 0.25
 BACK_OFF = (0.05, 1.0)
 AGAIN = 0.1
 #: Seconds after which a message without an answer is published again on a new channel: a queue that was not there yet when
-#: a server came back can leave a channel without any answer for ever.
+#: a server came back can leave a channel without any answer for ever. A server that is only slow is given twice as long each time.
 STALL = 3.0
+
+#: An exchange and a routing key: what is published there has an order.
+Way = tuple[str, str]
 
 
 class Outgoing:
     """One message on its way."""
 
-    __slots__ = ("_content", "call", "exchange", "index", "mandatory", "order", "route")
+    __slots__ = ("_content", "call", "exchange", "index", "mandatory", "order", "route", "size")
 
     def __init__(self, exchange: str, route: str, content: tuple[bytes, bytes, bytes], *, mandatory: bool = True) -> None:
         self.exchange = exchange
         self.route = route
         self.mandatory = mandatory
         self._content = content
+        self.size = len(content[1]) + len(content[2])
+        """Of its headers and body, in bytes."""
         self.order = 0
         self.index = 0
         self.call: PublishCall | None = None
@@ -53,9 +58,10 @@ class RabbitPublisher:
     """Sends messages for any number of callers of one loop, in the order in which they came.
 
     What a connection takes with it is published again, in order, on the next one. To each
-    stream the first message goes alone, until it is known to be there. A message that the
-    server refuses (a nack) is published again with all that was sent behind it and is not
-    confirmed, until the call's time is over.
+    stream the first message goes alone, until it is known to be there. A message that a
+    queue or stream refuses is published again, alone and before what goes the same way,
+    until the call's time is over. One for which the server closes the channel fails; where
+    it cannot be told which one that was, those that may have been go one by one.
     """
 
     def __init__(self, settings: RabbitSettings, connect: Callable[[], Awaitable[Connection]], gone: Callable[[str], None]) -> None:
@@ -68,22 +74,26 @@ class RabbitPublisher:
         self._connecting: asyncio.Task[None] | None = None
         self._pending: deque[Outgoing] = deque()
         self._flight: dict[int, Outgoing] = {}
-        self._refused: list[Outgoing] = []
         self._first = self._next = 1
         """Numbers that the server counts by, on this channel."""
         self._order = 0
         self._calls: dict[PublishCall, None] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._unread: set[str] = set()
-        self._returned: dict[tuple[str, str], int] = {}
-        """Exchanges and routes of which something came back, and the last message that it may have been."""
-        self._there: set[tuple[str, str]] = set()
-        """Exchanges and routes of which this channel knows that a stream takes what goes there;"""
-        self._asked: dict[tuple[str, str], deque[Outgoing]] = {}
-        """and those to which one message is on its way to see, with what waits behind it: what comes back must not be overtaken."""
+        self._there: set[Way] = set()
+        """Where this channel knows that a stream takes what goes there."""
+        self._held: dict[Way, list[Outgoing]] = {}
+        """What waits, in its order, until one that goes the same way is known to be stored."""
+        self._again: dict[Way, asyncio.TimerHandle] = {}
+        """Where that one was refused, and when the next attempt is made."""
+        self._returned: dict[Way, int] = {}
+        """Where something came back, and the last message that it may have been."""
+        self._alone = 0
+        """Messages up to this one go one by one: the server closed a channel because of one of them."""
         self._problem = ""
         self._oldest = (0, 0.0)
         """The number of the first message under way, and since when it is the first."""
+        self._stall = STALL
         self._pumping = False
         self._closing = False
 
@@ -91,6 +101,8 @@ class RabbitPublisher:
         """One answer for each: None once the server has confirmed it."""
         if not messages:
             return ()
+        if self._closing:
+            return [BrokerUnavailableError(f"{self._settings.name} is closed here: open it again to publish.")] * len(messages)
         call = PublishCall(len(messages), self._loop.time())
         self._calls[call] = None
         for index, message in enumerate(messages):
@@ -108,16 +120,21 @@ class RabbitPublisher:
 
     async def close(self) -> None:
         """Wait for what is under way, and end."""
-        with contextlib.suppress(asyncio.CancelledError):
-            while self._calls and not self._closing:
+        try:
+            while self._calls:
                 await asyncio.wait([call.finished for call in self._calls])
                 self._sweep()
-        self._closing = True
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        finally:
+            self._closing = True
+            for timer in (self._watch, *self._again.values()):
+                if timer is not None:
+                    timer.cancel()
+            for call in self._calls:
+                call.give_up(BrokerUnavailableError("closed before it was confirmed. It may be stored all the same: publish it again."))
+            self._calls.clear()
+            if self._connecting is not None:
+                self._connecting.cancel()
+                await asyncio.gather(self._connecting, return_exceptions=True)
 
     # Sending
 
@@ -126,32 +143,42 @@ class RabbitPublisher:
         self._pumping = False
         channel = self._channel
         if channel is None:
-            if self._connecting is None and self._pending:
+            if self._connecting is None and self._pending and not self._closing:
                 self._connecting = self._loop.create_task(self._open())
             return
         connection, pending, flight = channel.connection, self._pending, self._flight
-        number, frame_max = channel.number, connection.frame_max
-        streams = self._settings.streams
-        while pending and not self._refused and connection.writable and len(flight) < WINDOW and self._channel is channel:
-            pieces: list[bytes] = []
+        streams, held = self._settings.streams, self._held
+        if self._alone and not flight and pending and pending[0].order > self._alone:
+            self._alone = 0
+        window = 1 if self._alone else WINDOW
+        while pending and connection.writable and len(flight) < window and self._channel is channel:
+            some: list[Outgoing] = []
             size = 0
-            while pending and len(flight) < WINDOW and size < PIECE:
+            while pending and len(flight) + len(some) < window and size < PIECE:
                 message = pending.popleft()
                 if message.call is None or message.call.finished.done():
                     continue
-                if streams and message.mandatory and (message.exchange, message.route) not in self._there:
-                    waiting = self._asked.get((message.exchange, message.route))
+                if held or streams:
+                    way = message.exchange, message.route
+                    waiting = held.get(way)
                     if waiting is not None:
                         waiting.append(message)
                         continue
-                    self._asked[message.exchange, message.route] = deque()
-                frames = message.frames(number, frame_max)
-                size += len(frames)
-                pieces.append(frames)
-                flight[self._next] = message
-                self._next += 1
-            if pieces:
-                connection.write(b"".join(pieces))
+                    if streams and message.mandatory and way not in self._there:
+                        held[way] = []
+                some.append(message)
+                size += message.size
+            self._write(channel, some)
+
+    def _write(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
+        number, frame_max = channel.number, channel.connection.frame_max
+        pieces: list[bytes] = []
+        for message in messages:
+            pieces.append(message.frames(number, frame_max))
+            self._flight[self._next] = message
+            self._next += 1
+        if pieces:
+            channel.connection.write(b"".join(pieces))
 
     async def _open(self) -> None:
         """Have a channel, however long it takes."""
@@ -160,10 +187,10 @@ class RabbitPublisher:
             try:
                 connection = await self._connect()
                 channel = await connection.channel()
-                channel.on_confirm = self._confirmed
-                channel.on_return = self._unroutable
                 channel.on_closed = lambda error, channel=channel: self._lost(channel, error)
                 await channel.confirm()
+                if channel.closed is not None:
+                    raise channel.closed
             except MillstreamError as error:
                 self._problem = str(error)
                 if isinstance(error, ConfigurationError):
@@ -172,6 +199,8 @@ class RabbitPublisher:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, BACK_OFF[1])
                 continue
+            channel.on_confirm = self._confirmed
+            channel.on_return = self._unroutable
             connection.on_writable = self._pump
             self._problem = ""
             self._first = self._next = 1
@@ -184,15 +213,14 @@ class RabbitPublisher:
 
     def _confirmed(self, tag: int, multiple: bool, stored: bool) -> None:
         flight = self._flight
+        self._stall = STALL
         if not multiple:
             self._settle(tag, flight.pop(tag, None), stored)
         else:
             while self._first <= tag:
                 self._settle(self._first, flight.pop(self._first, None), stored)
                 self._first += 1
-        if self._refused and not flight:
-            self._loop.call_later(AGAIN, self._try_again)
-        elif self._pending:
+        if self._pending:
             self._pump()
 
     def _settle(self, tag: int, message: Outgoing | None, stored: bool) -> None:
@@ -203,31 +231,46 @@ class RabbitPublisher:
         elif not stored:
             self._problem = "a queue refuses it (a nack)"
         if not stored:
-            self._refused.append(message)
+            self._refuse(message)
             return
-        if self._asked and (waiting := self._asked.pop((message.exchange, message.route), None)) is not None:
-            self._there.add((message.exchange, message.route))
-            self._pending.extendleft(reversed(waiting))
+        if self._held:
+            self._release((message.exchange, message.route))
         call = message.call
         call.settle(message.index, None)
         if not call.missing:
             self._calls.pop(call, None)
 
-    def _try_again(self) -> None:
-        """What was refused goes first, in its order, and what waited behind it."""
-        # Another connection may have come meanwhile, on which something is under way: once it is not, this is tried again.
-        if self._refused and not self._flight:
-            self._take_back(self._refused)
-            self._pump()
+    def _release(self, way: Way) -> None:
+        """One was stored: what waited for it goes now, unless another one that goes the same way was refused."""
+        if way in self._held and way not in self._again:
+            self._there.add(way)
+            self._returned.pop(way, None)
+            self._pending.extendleft(reversed(self._held.pop(way)))
 
-    def _take_back(self, messages: Iterable[Outgoing]) -> None:
-        """Have these sent again before anything else, with what waits for any of them, and without what is known of their streams."""
-        again = sorted((*messages, *(m for waiting in self._asked.values() for m in waiting)), key=lambda message: message.order)
-        self._refused = []
-        self._returned.clear()
-        self._there.clear()
-        self._asked.clear()
-        self._pending.extendleft(reversed(again))
+    def _refuse(self, message: Outgoing) -> None:
+        """It waits a little, and what goes the same way behind it."""
+        way = message.exchange, message.route
+        insort(self._held.setdefault(way, []), message, key=lambda held: held.order)
+        if way not in self._again:
+            self._there.discard(way)
+            self._again[way] = self._loop.call_later(AGAIN, self._try_again, way)
+
+    def _try_again(self, way: Way) -> None:
+        """Send the first of those that wait, once nothing is under way that could come before or behind it."""
+        channel, waiting = self._channel, self._held[way]
+        while waiting and (call := waiting[0].call) is not None and call.finished.done():
+            waiting.pop(0)
+        if channel is None or not waiting:
+            del self._again[way], self._held[way]
+        elif (
+            (self._alone and self._flight)
+            or not channel.connection.writable
+            or any((m.exchange, m.route) == way for m in self._flight.values())
+        ):
+            self._again[way] = self._loop.call_later(AGAIN, self._try_again, way)
+        else:
+            del self._again[way]
+            self._write(channel, [waiting.pop(0)])
 
     def _unroutable(self, exchange: str, route: str) -> None:
         """Nobody reads that topic yet: it is as if a log had kept it for nobody. A stream, however, has to be there."""
@@ -244,34 +287,48 @@ class RabbitPublisher:
         if self._channel is not channel:
             return
         self._channel = None
-        doubtful, self._flight = self._flight, {}
-        self._take_back((*self._refused, *doubtful.values()))
-        if isinstance(error, RefusedError) and error.code == NOT_FOUND:
-            self._without_exchange(error)
-        elif isinstance(error, (RefusedError, ConfigurationError)):
-            self._fail_all(error)
+        # A channel that is given up may go on confirming, by numbers that the next one counts anew.
+        channel.on_confirm = lambda tag, multiple, stored: None
+        channel.on_return = lambda exchange, route: None
+        for timer in self._again.values():
+            timer.cancel()
+        doubtful = list(self._flight.values())
+        waiting = sorted((*doubtful, *(message for held in self._held.values() for message in held)), key=lambda message: message.order)
+        for known in (self._flight, self._held, self._again, self._returned, self._there):
+            known.clear()
+        self._pending.extendleft(reversed(waiting))
         self._problem = str(error)
+        if isinstance(error, (RefusedError, ConfigurationError)):
+            self._fail(doubtful, error, whole=channel.connection.lost is not None)
         if not self._closing:
             self._pump()
 
-    def _without_exchange(self, error: RefusedError) -> None:
-        """A topic was deleted: what goes there fails, and whoever publishes again makes it anew."""
-        gone = {message.exchange for message in self._pending if f"'{message.exchange}'" in error.text}
-        if not gone:
+    def _fail(self, doubtful: Sequence[Outgoing], error: MillstreamError, *, whole: bool) -> None:
+        """Have fail what the server has closed a channel for: what goes to the exchange that it names, or the one that was under way."""
+        named = {message.exchange for message in self._pending if f"exchange '{message.exchange}'" in str(error)}
+        if whole:
             self._fail_all(error)
-        for exchange in gone:
-            self._gone(exchange)
-        for message in self._pending:
-            if message.exchange in gone and message.call is not None:
-                message.call.settle(message.index, BrokerUnavailableError(f"{error} The topic was deleted: publish again to make it anew."))
-        self._pending = deque(message for message in self._pending if message.exchange not in gone)
-        self._sweep()
+        elif named:
+            if isinstance(error, RefusedError) and error.code == NOT_FOUND:
+                for exchange in named:
+                    self._gone(exchange)
+                error = BrokerUnavailableError(f"{error} The topic was deleted: publish again to make it anew.")
+            self._settle_all([message for message in self._pending if message.exchange in named], error)
+        elif len(doubtful) == 1:
+            self._settle_all(doubtful, error)
+        else:
+            self._alone = max((message.order for message in doubtful), default=0)
 
     def _fail_all(self, error: MillstreamError) -> None:
-        for message in self._pending:
+        self._settle_all(self._pending, error)
+
+    def _settle_all(self, messages: Iterable[Outgoing], error: MillstreamError) -> None:
+        """They are not sent any more."""
+        failed = set(messages)
+        for message in failed:
             if message.call is not None:
                 message.call.settle(message.index, error)
-        self._pending.clear()
+        self._pending = deque(message for message in self._pending if message not in failed)
         self._sweep()
 
     def _sweep(self) -> None:
@@ -283,7 +340,8 @@ class RabbitPublisher:
         channel, first = self._channel, next(iter(self._flight), 0)
         if channel is None or not first or first != self._oldest[0] or channel.connection.blocked or not channel.connection.writable:
             self._oldest = (first, now)
-        elif now - self._oldest[1] > min(STALL, self._settings.timeout / 2):
+        elif now - self._oldest[1] > min(self._stall, self._settings.timeout / 2):
+            self._stall *= 2
             log.warning("%s does not confirm what was published: it is published again on a new channel", self._settings.name)
             self._oldest = (0, now)
             self._lost(channel, BrokerUnavailableError("the server does not confirm"))
@@ -308,7 +366,5 @@ class RabbitPublisher:
             for exchange, _ in self._returned:
                 self._gone(exchange)
         self._renew_stalled(now)
-        if self._refused and all(m.call is None or m.call.finished.done() for m in self._refused) and not self._flight:
-            self._try_again()
         if self._calls:
             self._watch = self._loop.call_later(LOOK, self._look)

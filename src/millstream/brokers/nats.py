@@ -86,6 +86,7 @@ class NatsBroker:
             connection = await self._connected()
             self._payload = connection.info.max_payload
             self._replicas = self._settings.replicas or (3 if connection.info.cluster else 1)
+            self._publisher.in_turn = bool(connection.info.cluster)
             await self._register.make(self._replicas)
         except BaseException:
             await self._disconnect()
@@ -95,10 +96,12 @@ class NatsBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        for part in (*self._subscriptions, *self._listeners):
-            await part.close()
-        await self._publisher.close()
-        await self._disconnect()
+        try:
+            for part in (*self._subscriptions, *self._listeners):
+                await part.close()
+            await self._publisher.close()
+        finally:
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -287,13 +290,13 @@ class NatsBroker:
         head, body = event_head(e)
         if len(head) + len(body) > self._payload - AROUND:
             self._check_size(f"event {e.id} ({e.type})", head, body)
-        return Outgoing(e.topic, subject, head, body)
+        return Outgoing(e.topic, subject, None if e.key is None else e.key.encode(), head, body)
 
     def _raw(self, message: Message, subject: bytes) -> Outgoing:
         self._number += 1
         head = message_head(message, f"{self._token}-{self._number}")
         self._check_size("a message", head, message.body)
-        return Outgoing(message.topic, subject, head, message.body)
+        return Outgoing(message.topic, subject, message.key, head, message.body)
 
     def _check_size(self, what: str, head: bytes, body: bytes) -> None:
         largest = max(self._payload - AROUND, self._payload // 2)

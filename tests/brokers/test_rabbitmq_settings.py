@@ -1,9 +1,13 @@
-"""What a URL of RabbitMQ says, and bytes of AMQP, without a server."""
+"""What a URL of RabbitMQ says, what a queue is asked for, and bytes of AMQP, without a server."""
+
+from typing import Any
 
 import pytest
 
 from millstream.brokers import rabbitmq_amqp as amqp
+from millstream.brokers.rabbitmq import _group_arguments
 from millstream.brokers.rabbitmq_amqp import Delivered
+from millstream.brokers.rabbitmq_connection import Connection
 from millstream.brokers.rabbitmq_settings import settings_of
 from millstream.brokers.rabbitmq_wire import RabbitReader, event_content
 from millstream.contracts.envelope import Envelope
@@ -51,6 +55,18 @@ def test_a_url_that_cannot_be_kept_is_refused(url: str, told: str) -> None:
     """With what to write instead."""
     with pytest.raises(ConfigurationError, match=told):
         settings_of(url, {})
+
+
+@pytest.mark.parametrize(
+    ("version", "limit"),
+    [(b"3.10.8", {}), (b"3.13.7", {}), (b"4.0.0-rc.2", {"x-delivery-limit": -1}), (b"4.3.1", {"x-delivery-limit": -1})],
+)
+async def test_a_queue_drops_nothing_that_is_delivered_often(version: bytes, limit: dict[str, Any]) -> None:
+    """From 4.0 on twenty deliveries are the limit unless a queue says otherwise; older servers have none, and refuse to be told."""
+    connection = Connection(settings_of("rabbitmq://host", {}))
+    connection.server = {"version": version}
+
+    assert _group_arguments(connection) == {"x-queue-type": "quorum", "x-single-active-consumer": True, **limit}
 
 
 @pytest.mark.parametrize("size", [0, 1, 4088, 4089, 20_000])

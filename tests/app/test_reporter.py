@@ -19,7 +19,7 @@ from millstream.brokers.memory import MemoryBroker
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerUnavailableError, MillstreamError
 from millstream.contracts.ids import new_id
-from millstream.core.broker import Delivery, Message, Partition
+from millstream.core.broker import Delivery, Dropped, Message, Partition
 from millstream.core.facts import (
     DATA_LIMIT,
     FACTS_TOPIC,
@@ -72,6 +72,10 @@ class Away(MemoryBroker):
 
     away = False
     hold: asyncio.Event | None = None
+    nobody: Sequence[Dropped] = ()
+
+    def dropped(self) -> Sequence[Dropped]:
+        return self.nobody
 
     async def publish(self, envelopes: Sequence[Envelope], **options: Any) -> Sequence[MillstreamError | None]:
         if self.away:
@@ -340,6 +344,16 @@ async def test_a_process_says_what_it_is_and_that_it_is_alive() -> None:
         assert len(beats) == 2
         broker = working.broker
     assert broker is not None
+
+
+async def test_events_that_nobody_gets_are_told_with_the_heartbeat() -> None:
+    """A topic without a group is a number; a group that loses events is a trouble."""
+    async with at_work() as working:
+        working.broker.nobody = [Dropped("order.audited", 7), Dropped("order.placed", 2, "group 'billing' has lost 2 events")]
+        *_, beat = await working.told(Heartbeat, seconds=1.6)
+
+        assert beat.unread == (("order.audited", 7),)
+        assert beat.troubles == ("group 'billing' has lost 2 events",)
 
 
 def test_of_a_handler_with_a_filter_it_is_told_what_it_wants() -> None:

@@ -173,6 +173,16 @@ async def test_no_more_events_are_kept_than_may_be(tmp_path: Path, monkeypatch: 
         assert await model.asks.events.trace("0-0") is None
 
 
+async def test_a_process_says_which_of_its_events_nobody_reads(tmp_path: Path) -> None:
+    """As of its last heartbeat."""
+    async with a_model(tmp_path) as model:
+        for beat in range(2):
+            await model.told(Heartbeat("inventory", "p-1", NOW + beat, troubles=("t",), unread=(("order.audited", beat + 6),)))
+
+        (process,) = await model.asks.processes()
+        assert (process["unread"], process["troubles"]) == ([["order.audited", 7]], ["t"])
+
+
 async def test_events_that_are_too_old_go(tmp_path: Path) -> None:
     """By when they were heard of: an old event that is replayed stays as long as any."""
     async with a_model(tmp_path) as model:

@@ -130,6 +130,8 @@ export interface Process {
   paused: string[];
   outbox: number;
   store: string;
+  /** Topics that no group reads, and how many events this process has published there. */
+  unread: [string, number][];
 }
 
 export type ParkedState = "retry" | "queued" | "dead" | "discarded";

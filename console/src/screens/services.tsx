@@ -85,6 +85,11 @@ function Service({ app, processes }: { app: string; processes: Process[] }) {
                 </Cell>
                 <Cell label="Troubles" full>
                   {process.troubles.length ? process.troubles.map((trouble) => <div key={trouble}>{line(trouble)}</div>) : <span class="faint">none</span>}
+                  {process.unread.map(([topic, events]) => (
+                    <div key={topic} class="dim">
+                      no group reads {line(topic)}: {several(events, "event")} went nowhere
+                    </div>
+                  ))}
                   {process.paused.length > 0 && <div class="dim">paused: {process.paused.map(line).join(", ")}</div>}
                 </Cell>
               </tr>

@@ -22,7 +22,7 @@ from millstream.app.facts_of import (
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import EnvelopeError, MillstreamError, TooLargeError
 from millstream.contracts.ids import new_id
-from millstream.core.broker import Broker, Delivery
+from millstream.core.broker import Broker, Delivery, Dropping
 from millstream.core.clock import Clock
 from millstream.core.facts import (
     FACT_TYPE,
@@ -212,14 +212,16 @@ class Reporter:
         with contextlib.suppress(MillstreamError):
             paused = tuple(sorted(await self._store.paused()))
             outbox = await self._store.outbox_size() if self._store.relays else 0
+        dropped = self._broker.dropped() if isinstance(self._broker, Dropping) else ()
         return Heartbeat(
             self.app,
             self.process,
             self._clock.micros(),
-            troubles=tuple(self._troubles()),
+            troubles=(*self._troubles(), *(each.trouble for each in dropped if each.trouble)),
             paused=paused,
             outbox=outbox,
             stopping=self._stopping,
+            unread=tuple((each.topic, each.count) for each in dropped if not each.trouble),
         )
 
     def _manifest(self) -> Manifest:

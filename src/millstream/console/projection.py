@@ -114,8 +114,8 @@ class Rows:
                 if fact.last:
                     self.taken[fact.group] = fact.taken
             case Heartbeat():
-                troubles, paused = _json(fact.troubles).decode(), _json(fact.paused).decode()
-                self.beats[fact.process] = (fact.process, fact.app, fact.at, fact.stopping, troubles, paused, fact.outbox)
+                troubles, paused, unread = (_json(each).decode() for each in (fact.troubles, fact.paused, fact.unread))
+                self.beats[fact.process] = (fact.process, fact.app, fact.at, fact.stopping, troubles, paused, fact.outbox, unread)
             case Manifest():
                 self._manifest(fact)
             case OperationFact():
@@ -223,9 +223,9 @@ class Rows:
             self.processes,
         )
         tx.executemany(
-            "insert into process(process, app, seen, stopping, troubles, paused, outbox) values(?,?,?,?,?,?,?) on conflict(process)"
-            " do update set seen=max(seen, excluded.seen), stopping=excluded.stopping, troubles=excluded.troubles, paused=excluded.paused,"
-            " outbox=excluded.outbox",
+            "insert into process(process, app, seen, stopping, troubles, paused, outbox, unread) values(?,?,?,?,?,?,?,?)"
+            " on conflict(process) do update set seen=max(seen, excluded.seen), stopping=excluded.stopping, troubles=excluded.troubles,"
+            " paused=excluded.paused, outbox=excluded.outbox, unread=excluded.unread",
             list(self.beats.values()),
         )
         tx.executemany("insert or replace into handler values(?,?,?,?,?)", self.handlers)

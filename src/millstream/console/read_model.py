@@ -48,7 +48,7 @@ class ReadModel:
         """Every process of the last day, those alive first."""
         now = time.time()
         rows = await self._read(
-            "select process, app, host, pid, version, started, seen, stopping, troubles, paused, outbox, store from process"
+            "select process, app, host, pid, version, started, seen, stopping, troubles, paused, outbox, store, unread from process"
             " order by seen desc limit ?",
             MOST_PROCESSES,
         )
@@ -56,9 +56,9 @@ class ReadModel:
             {
                 "process": process, "app": app, "host": host, "pid": pid, "version": version, "started": started / 1e6, "seen": seen / 1e6,
                 "alive": not stopping and now - seen / 1e6 < GONE, "stopped": bool(stopping), "troubles": _json(troubles),
-                "paused": _json(paused), "outbox": outbox, "store": store,
+                "paused": _json(paused), "outbox": outbox, "store": store, "unread": _json(unread),
             }
-            for process, app, host, pid, version, started, seen, stopping, troubles, paused, outbox, store in rows
+            for process, app, host, pid, version, started, seen, stopping, troubles, paused, outbox, store, unread in rows
         ]  # fmt: skip
 
     async def handlers(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ their type, and the first of a correlation by its id.
 """
 
 #: Read models of another number are deleted, and made anew from the facts.
-VERSION = 3
+VERSION = 4
 
 #: What can become of an attempt; a row holds its index. The order is part of the tables.
 KINDS: tuple[str, ...] = ("handled", "retry", "parked", "queued", "duplicate", "skipped", "discarded")
@@ -42,7 +42,8 @@ create table if not exists process(
   process text primary key, app text not null, host text not null default '', pid integer not null default 0,
   version text not null default '', broker text not null default '', store text not null default '',
   started integer not null default 0, seen integer not null, stopping integer not null default 0,
-  troubles text not null default '[]', paused text not null default '[]', outbox integer not null default 0) without rowid;
+  troubles text not null default '[]', paused text not null default '[]', outbox integer not null default 0,
+  unread text not null default '[]') without rowid;
 create table if not exists handler(
   app text not null, name text not null, grp text not null, body text not null, at integer not null, primary key(app, name))
   without rowid;

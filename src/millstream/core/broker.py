@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -164,6 +164,24 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
     """The member that has it now."""
     waiting: Figure = Figure(None, "unknown")
     """How many events are not done. Unknown where positions have no gaps: then the head less what is committed."""
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """Events that a broker took from this process and nobody will get, as long as that goes on."""
+
+    topic: str
+    count: int
+    trouble: str = ""
+    """Whose they are, and what to do; empty where no group reads the topic."""
+
+
+@runtime_checkable
+class Dropping(Protocol):
+    """A broker that keeps nothing for a group that does not exist yet, and knows when that is so."""
+
+    def dropped(self) -> Sequence[Dropped]:
+        """What nobody gets at the moment; it asks no server."""
+        ...
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -158,6 +158,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     paused: tuple[str, ...] = ()
     outbox: int = 0
     stopping: bool = False
+    unread: tuple[tuple[str, int], ...] = ()
+    """Topics that no group reads, and how many events this process has published there: its broker keeps them for nobody."""
 
 
 class Deliveries(msgspec.Struct, frozen=True, tag="deliveries"):

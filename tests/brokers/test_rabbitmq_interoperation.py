@@ -14,7 +14,7 @@ from tests.brokers.words import declared, made, published, taken, unique, until
 from millstream import App, Context, event
 from millstream.brokers.rabbitmq import RabbitBroker, queue_of
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
-from millstream.core.broker import Group, Partition, Topic
+from millstream.core.broker import Dropped, Group, Partition, Topic
 from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -113,16 +113,43 @@ async def test_cloudevents_of_other_programs_are_events(broker: RabbitBroker, pl
 
 
 async def test_what_nobody_reads_is_published_all_the_same(broker: RabbitBroker, caplog: pytest.LogCaptureFixture) -> None:
-    """As a log would keep it for nobody: it is a success, which is told once for the topic."""
+    """As a log would keep it for nobody: it is a success, told once for the topic and counted until a group reads it."""
     topic = unique("unread")
     await broker.declare([Topic(name=topic)], [])
     with caplog.at_level("INFO", "millstream.rabbitmq"):
         for number in range(2):
             await published(broker, made(topic, 10, prefix=f"p{number}"))
+        await broker.broadcast(b"nobody listens")
+        await until(lambda: topic in caplog.text, lambda: asyncio.sleep(0.01), lambda: "nothing is told")
+    unread = broker.dropped()
+    await broker.declare([], [Group(name=unique("group"), topics=(topic,))])
+    await published(broker, made(topic, 20))
 
     assert [record.message for record in caplog.records if topic in record.message] == [
         f"{broker.name}: no group reads the topic {topic} yet, so what is published to it goes nowhere"
     ]
+    assert (unread, broker.dropped()) == ([Dropped(topic, 20)], [])
+
+
+async def test_what_a_group_loses_because_its_queue_was_deleted_is_a_trouble(
+    broker: RabbitBroker, plain: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though nobody runs the group, whoever publishes says whose queue is missing and what to do, until it is there again."""
+    topic, group = await declared(broker, partitions=1)
+    queue = queue_of(group, Partition(topic, 0))
+    plain.queue_delete(queue)
+
+    await published(broker, made(topic, 10))
+    await until(lambda: bool(caplog.records), lambda: asyncio.sleep(0.01), lambda: "nothing is told")
+    (dropped,) = broker.dropped()
+    await broker.declare([], [Group(name=group, topics=(topic,))])
+    await published(broker, made(topic, 3))
+
+    (record,) = caplog.records
+    assert (record.levelname, queue in record.message, "next start declares it anew" in record.message) == ("WARNING", True, True)
+    assert (dropped.topic, dropped.count) == (topic, 10)
+    assert dropped.trouble.startswith(f"group {group!r} has lost 10 events")
+    assert not broker.dropped()
 
 
 async def test_what_a_queue_refuses_is_tried_again_in_order_and_then_fails(broker: RabbitBroker, plain: Any) -> None:
@@ -145,6 +172,36 @@ async def test_what_a_queue_refuses_is_tried_again_in_order_and_then_fails(broke
         assert all(isinstance(result, BrokerError) for result in refused[first:])
         assert any("nack" in str(result) for result in refused if isinstance(result, BrokerUnavailableError))
         assert not any(again)
+
+
+async def test_what_a_queue_refuses_for_a_while_reaches_its_group_in_order(broker: RabbitBroker, plain: Any) -> None:
+    """A nack is nothing that whoever publishes has to hear of: the same call succeeds when there is room."""
+    topic, group = await declared(broker, partitions=1)
+    queue = unique("full")
+    plain.queue_declare(queue, durable=True, arguments={"x-max-length": 2, "x-overflow": "reject-publish"})
+    plain.queue_bind(queue, topic, "partition.*")
+    sent = made(topic, 12, keys=1)
+    try:
+        publishing = asyncio.create_task(broker.publish(sent))
+        await until(lambda: bool(broker._publisher._refused), lambda: asyncio.sleep(0.01), lambda: "nothing is refused")
+    finally:
+        plain.queue_delete(queue)
+    behind = made(topic, 12, keys=1, prefix="behind")
+    await published(broker, behind)
+    results = await publishing
+    member = Member(await broker.open(group, "m"))
+    seen: dict[str, None] = {}
+
+    async def step() -> None:
+        items = await member.step()
+        seen.update((d.envelope.id, None) for d in items if d.envelope)
+        await member.settle(items)
+
+    await until(lambda: len(seen) == 24, step, lambda: f"only {len(seen)} came")
+    await member.close()
+
+    assert not any(results)
+    assert list(seen) == [e.id for e in (*sent, *behind)]
 
 
 async def test_a_queue_that_was_deleted_stops_its_group_with_a_reason(broker: RabbitBroker, plain: Any) -> None:
@@ -187,11 +244,12 @@ async def test_names_that_are_anothers_are_refused(broker: RabbitBroker, plain: 
 
 
 async def test_a_topic_that_was_deleted_is_made_anew(broker: RabbitBroker, plain: Any) -> None:
-    """Whoever publishes is told; whoever publishes again makes it, and others' events are not held up."""
-    topic, _ = await declared(broker)
+    """Whoever publishes is told; whoever publishes again makes it, others' events are not held up, and its groups get what follows."""
+    topic, reader = await declared(broker, partitions=1)
     other, group = await declared(broker)
     await published(broker, made(topic, 1))
     plain.exchange_delete(topic)
+    plain.exchange_delete(f"millstream.others:{topic}")
 
     gone, kept = await asyncio.gather(broker.publish(made(topic, 3)), broker.publish(made(other, 3)))
     again = await broker.publish(made(topic, 3))
@@ -202,3 +260,8 @@ async def test_a_topic_that_was_deleted_is_made_anew(broker: RabbitBroker, plain
     member = Member(await broker.open(group, "m"))
     await taken(member, 3)
     await member.close()
+    await until(lambda: not broker.dropped(), lambda: asyncio.sleep(0.01), lambda: "its queue is not bound again")
+    await published(broker, made(topic, 3, prefix="after"))
+    one = Member(await broker.open(reader, "m"))
+    assert [d.envelope.id for d in await taken(one, 4) if d.envelope] == ["e-0", "after-0", "after-1", "after-2"]
+    await one.close()

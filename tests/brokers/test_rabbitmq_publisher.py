@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -12,7 +12,9 @@ from millstream.brokers import rabbitmq_publisher
 from millstream.brokers.rabbitmq_connection import Channel, Connection, RefusedError
 from millstream.brokers.rabbitmq_publisher import Outgoing, RabbitPublisher
 from millstream.brokers.rabbitmq_settings import settings_of
-from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError, MillstreamError
+from millstream.brokers.rabbitmq_unread import RabbitUnread
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError
+from millstream.core.broker import Dropped
 
 
 class Told(Outgoing):
@@ -34,11 +36,16 @@ class Server:
     It opens a channel at a time, on one connection; what comes on an older one is not heard.
     """
 
-    def __init__(self, unroutable: Counter[str] | None = None, refused: Counter[str] | None = None) -> None:
+    def __init__(
+        self, unroutable: Counter[str] | None = None, *, nacks: Counter[str] | None = None, full: Mapping[str, int] | None = None
+    ) -> None:
         self.unroutable = unroutable or Counter()
-        """Of each route, how many messages come before its stream is there."""
-        self.refused = refused or Counter()
-        """Of each route, how many messages are answered by a nack."""
+        """Of each route, how many messages come before its stream, or a queue, is there."""
+        self.nacks = nacks or Counter()
+        """Of each route, how many messages it refuses,"""
+        self.full = Counter(full or {})
+        """and how many pieces come before its queue has room: until then it refuses what comes."""
+        self.refused: list[tuple[str, str]] = []
         self.forbidden: dict[str, MillstreamError] = {}
         """Messages for which the channel is closed, and how."""
         self.ends: MillstreamError | None = None
@@ -59,25 +66,29 @@ class Server:
 
     def _take(self, channel: "Line", data: bytes) -> None:
         stored = True
+        came = Counter[str]()
         channel.largest = max(channel.largest, data.count(b";"))
         for message in data.decode().split(";")[:-1]:
             if channel.closed is not None:
                 return
             channel.tag += 1
             route, _, name = message.partition("=")
+            came[route] = 1
             if (error := self.forbidden.get(name)) is not None:
                 channel.end(error)
             elif self.unroutable[route] > 0:
                 self.unroutable[route] -= 1
                 channel.on_return("t", route)
-            elif self.refused[route] > 0:
-                self.refused[route] -= 1
+            elif self.nacks[route] > 0 or self.full[route] > 0:
+                self.nacks[route] -= 1
+                self.refused.append((route, name))
                 channel.on_confirm(channel.tag, False, False)
                 stored = False
             else:
                 self.log.append((route, name))
                 if not stored:
                     channel.on_confirm(channel.tag, False, True)
+        self.full -= came
         if self.silent > 0:
             self.silent -= data.count(b";")
         elif data and stored and channel.closed is None:
@@ -115,7 +126,14 @@ class Line:
         self.on_closed(error)
 
 
-def publisher_on(*servers: Server, url: str = "rabbitmq://localhost?streams=1") -> RabbitPublisher:
+async def nobody(routes: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, str]]:
+    """No group reads any topic."""
+    return [{} for _ in routes]
+
+
+def publisher_on(
+    *servers: Server, url: str = "rabbitmq://localhost?streams=1", unread: RabbitUnread | None = None
+) -> RabbitPublisher:
     """One that finds these servers, one connection after the other, and then the last one for ever."""
     following = iter(servers)
     last = servers[-1]
@@ -123,7 +141,8 @@ def publisher_on(*servers: Server, url: str = "rabbitmq://localhost?streams=1") 
     async def connect() -> Connection:
         return cast("Connection", next(following, last))
 
-    return RabbitPublisher(settings_of(url), connect, lambda exchange: None)
+    settings = settings_of(url)
+    return RabbitPublisher(settings, connect, lambda exchange: None, unread or RabbitUnread(settings.name, nobody))
 
 
 async def sent(publisher: RabbitPublisher, messages: Sequence[Outgoing]) -> None:
@@ -164,9 +183,10 @@ async def test_what_a_lost_connection_leaves_in_doubt_waits_for_its_stream_too()
 
 @pytest.mark.parametrize("url", ["rabbitmq://localhost", "rabbitmq://localhost?streams=1"])
 @pytest.mark.parametrize("times", [1, 2, 40])
-async def test_what_a_queue_refuses_goes_again_in_its_order(times: int, url: str) -> None:
+async def test_what_a_queue_refuses_goes_again_in_its_order(times: int, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A nack: what came behind it and was stored keeps its place, and of the others none overtakes another."""
-    server = Server(refused=Counter({"0": times}))
+    monkeypatch.setattr(rabbitmq_publisher, "AGAIN", 0.001)
+    server = Server(nacks=Counter({"0": times}))
     publisher = publisher_on(server, url=url)
 
     await asyncio.gather(*(sent(publisher, [Told(str(n % 2), f"{call}-{n}") for n in range(30)]) for call in range(2)))
@@ -297,3 +317,105 @@ async def test_who_publishes_while_it_closes_is_told() -> None:
     assert ("closed before" in str(before), "is closed here" in str(after)) == (True, True)
     with pytest.raises(asyncio.CancelledError):
         await closing
+
+
+@pytest.mark.parametrize("url", ["rabbitmq://localhost", "rabbitmq://localhost?streams=1"])
+@pytest.mark.parametrize("refusals", [1, 2, 3])
+async def test_what_is_refused_goes_again_in_order_and_then_succeeds(
+    refusals: int, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that is full for a while answers with nacks: the other routes go on, and nobody who publishes is told."""
+    monkeypatch.setattr("millstream.brokers.rabbitmq_publisher.AGAIN", 0.001)
+    server = Server(full={"0": refusals, "1": 1})
+    publisher = publisher_on(server, url=url)
+
+    first = asyncio.create_task(sent(publisher, [Told(str(n % 3), f"0-{n}") for n in range(30)]))
+    while not server.refused:  # noqa: ASYNC110 - it is looked at between any two steps of the loop
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *(sent(publisher, [Told(str(n % 3), f"{call}-{n}") for n in range(30)]) for call in (1, 2)))
+
+    for route in "012":
+        expected = [f"{call}-{n}" for call in range(3) for n in range(30) if str(n % 3) == route]
+        assert [name for where, name in server.log if where == route] == expected
+    await publisher.close()
+
+
+async def test_what_is_refused_when_the_connection_goes_is_published_in_order_on_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before what waited behind it, and before what comes meanwhile."""
+    monkeypatch.setattr("millstream.brokers.rabbitmq_publisher.AGAIN", 60.0)
+    before, after = Server(full={"0": 1}), Server()
+    publisher = publisher_on(before, after, url="rabbitmq://localhost")
+    sending = asyncio.create_task(sent(publisher, [Told(str(n % 2), str(n)) for n in range(10)]))
+    while not before.log:  # noqa: ASYNC110 - it is looked at between any two steps of the loop
+        await asyncio.sleep(0)
+    before.channels[0].end(BrokerUnavailableError("it was killed"))
+    await sent(publisher, [Told(str(n % 2), str(n)) for n in range(10, 20)])
+    await sending
+
+    assert after.of("0") == [str(n) for n in range(0, 20, 2)]
+    await publisher.close()
+
+
+async def test_what_no_queue_takes_is_counted_until_something_is_taken() -> None:
+    """Without a group it is no trouble: it is told how many events of a topic went nowhere; internal topics do not count."""
+    server = Server(Counter({"0": 5, "1": 1}))
+    unread = RabbitUnread("rabbitmq://localhost", nobody)
+    publisher = publisher_on(server, url="rabbitmq://localhost", unread=unread)
+
+    await sent(publisher, [Told(str(n % 2), str(n)) for n in range(4)])
+    some = unread.dropped()
+    await sent(publisher, [Told("0", str(n)) for n in range(3)])
+    more = unread.dropped()
+    await sent(publisher, [Told("0", "taken")])
+
+    assert (some, more, unread.dropped()) == ([Dropped("t", 2)], [Dropped("t", 5)], [])
+    unread.came_back("millstream.facts", "partition.0")
+    unread.came_back("", "millstream.register")
+    assert not unread.routes
+    await publisher.close()
+    await unread.close()
+
+
+async def test_what_comes_back_twice_is_counted_once() -> None:
+    """What was not confirmed when the connection went is published again, and comes back again."""
+    before, after = Server(Counter({"0": 3})), Server(Counter({"0": 3}))
+    unread = RabbitUnread("rabbitmq://localhost", nobody)
+    publisher = publisher_on(before, after, url="rabbitmq://localhost", unread=unread)
+    before.silent = 1_000
+    sending = asyncio.create_task(sent(publisher, [Told("0", str(n)) for n in range(3)]))
+    while not unread.routes:  # noqa: ASYNC110 - it is looked at between any two steps of the loop
+        await asyncio.sleep(0)
+    before.channels[0].end(BrokerUnavailableError("it was killed"))
+    await sending
+
+    assert unread.dropped() == [Dropped("t", 3)]
+    await sent(publisher, [Told("0", "taken")])
+    assert not unread.dropped()
+    await publisher.close()
+    await unread.close()
+
+
+async def test_a_group_without_its_queue_is_a_warning_and_a_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """It is looked up once for all that came back meanwhile, again after it could not be, and what to do is said."""
+    asked: list[list[tuple[str, str]]] = []
+
+    async def readers(routes: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, str]]:
+        asked.append(list(routes))
+        if len(asked) == 1:
+            raise BrokerError("the register cannot be read")
+        return [{"billing": f"billing:t:{route}", "other": ""} for _, route in routes]
+
+    server = Server(Counter({"0": 9, "1": 9}))
+    unread = RabbitUnread("rabbitmq://localhost", readers)
+    publisher = publisher_on(server, url="rabbitmq://localhost", unread=unread)
+    for _ in range(3):
+        await sent(publisher, [Told("0", "a"), Told("1", "b")])
+    (dropped,) = unread.dropped()
+
+    assert asked == [[("t", "0"), ("t", "1")]] * 2
+    assert [record.levelname for record in caplog.records if "next start declares it anew" in record.message] == ["WARNING"] * 2
+    assert dropped.count == 6
+    assert dropped.trouble.startswith("group 'billing' has lost 6 events that were published to the topic t here: its queue")
+    assert "'billing:t:0' (and 1 more) is not on" in dropped.trouble
+    await publisher.close()
+    await unread.close()

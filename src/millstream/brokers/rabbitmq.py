@@ -22,7 +22,8 @@ from millstream.brokers.rabbitmq_settings import RabbitSettings, settings_of
 from millstream.brokers.rabbitmq_stream import Place, RabbitStreams, record_of
 from millstream.brokers.rabbitmq_stream_subscription import RabbitStreamSubscription
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription, members_of
-from millstream.brokers.rabbitmq_wire import RabbitReader, event_content, message_content, route_of
+from millstream.brokers.rabbitmq_unread import RabbitUnread
+from millstream.brokers.rabbitmq_wire import ROUTE, RabbitReader, event_content, message_content, route_of
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -33,7 +34,7 @@ from millstream.contracts.errors import (
     TooLargeError,
 )
 from millstream.contracts.partition import murmur2, partition_of
-from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
+from millstream.core.broker import Delivery, Dropped, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
 DEFAULT_PARTITIONS = 8
 #: The largest body, which is what RabbitMQ 4 takes unless it is told otherwise.
@@ -84,7 +85,8 @@ class RabbitBroker:
     async def __aenter__(self) -> Self:
         self._connecting = asyncio.Lock()
         self._topics, self._exchanges = {}, set()
-        self._publisher = RabbitPublisher(self._settings, self._connected, self._forget_topic)
+        self._unread = RabbitUnread(self.name, self._readers)
+        self._publisher = RabbitPublisher(self._settings, self._connected, self._forget_topic, self._unread)
         self._register = RabbitRegister(self.name, self._connected, self._publish_one, _queue_arguments)
         self._streams = None
         if self._settings.streams:
@@ -99,6 +101,7 @@ class RabbitBroker:
             for part in (*self._subscriptions, *self._listeners):
                 await part.close()
             await self._publisher.close()
+            await self._unread.close()
         finally:
             if self._connection is not None:
                 await self._connection.close()
@@ -378,6 +381,29 @@ class RabbitBroker:
                 except MillstreamError as error:
                     problems[name] = error
         return problems
+
+    def dropped(self) -> Sequence[Dropped]:
+        return self._unread.dropped()
+
+    async def _readers(self, routes: Sequence[tuple[str, str]]) -> Sequence[dict[str, str]]:
+        register = await self._register.read()
+        return [await self._readers_of(register, topic, route) for topic, route in routes]
+
+    async def _readers_of(self, register: Register, topic: str, route: str) -> dict[str, str]:
+        """The groups that read a topic, each with its queue for one route if that is missing; one that is there is bound."""
+        partition = Partition(topic, int(route.removeprefix(ROUTE)))
+        readers = {group: "" for group, record in register.groups.items() if topic in record.topics}
+        for group in readers:
+            queue = queue_of(group, partition)
+            try:
+                async with await self._channel() as channel:
+                    # Whoever deletes exchanges takes their bindings along, and the next one to publish makes only the exchanges.
+                    await channel.answer(channel.ask_binding(queue, topic, route))
+            except RefusedError as error:
+                if error.code != NOT_FOUND or "no queue" not in error.text:
+                    raise
+                readers[group] = queue
+        return readers
 
     async def relayed(self, store: str) -> int:
         return 0

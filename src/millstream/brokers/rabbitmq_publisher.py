@@ -10,6 +10,7 @@ from millstream.brokers import rabbitmq_amqp as amqp
 from millstream.brokers.publish_call import PublishCall
 from millstream.brokers.rabbitmq_connection import NOT_FOUND, Channel, Connection, RefusedError
 from millstream.brokers.rabbitmq_settings import RabbitSettings
+from millstream.brokers.rabbitmq_unread import RabbitUnread
 from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError, MillstreamError
 
 log = logging.getLogger("millstream.rabbitmq")
@@ -64,11 +65,14 @@ class RabbitPublisher:
     it cannot be told which one that was, those that may have been go one by one.
     """
 
-    def __init__(self, settings: RabbitSettings, connect: Callable[[], Awaitable[Connection]], gone: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: RabbitSettings, connect: Callable[[], Awaitable[Connection]], gone: Callable[[str], None], unread: RabbitUnread
+    ) -> None:
         self._settings = settings
         self._connect = connect
         self._gone = gone
         """Called with the name of an exchange that is not there any more."""
+        self._unread = unread
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -79,7 +83,6 @@ class RabbitPublisher:
         self._order = 0
         self._calls: dict[PublishCall, None] = {}
         self._watch: asyncio.TimerHandle | None = None
-        self._unread: set[str] = set()
         self._there: set[Way] = set()
         """Where this channel knows that a stream takes what goes there."""
         self._held: dict[Way, list[Outgoing]] = {}
@@ -233,6 +236,8 @@ class RabbitPublisher:
         if not stored:
             self._refuse(message)
             return
+        if self._unread.routes:
+            self._unread.confirmed(message.exchange, message.route)
         if self._held:
             self._release((message.exchange, message.route))
         call = message.call
@@ -278,9 +283,8 @@ class RabbitPublisher:
             # A server that has just come back has its streams a little later. It does not say which message it was that
             # came back: all that went that way do so again.
             self._returned[exchange, route] = self._next - 1
-        elif exchange not in self._unread:
-            self._unread.add(exchange)
-            log.info("%s: no group reads the topic %s yet, so what is published to it goes nowhere", self._settings.name, exchange)
+        else:
+            self._unread.came_back(exchange, route)
 
     def _lost(self, channel: Channel, error: MillstreamError) -> None:
         """What was under way is in doubt: it is published again before anything else."""
@@ -296,6 +300,7 @@ class RabbitPublisher:
         waiting = sorted((*doubtful, *(message for held in self._held.values() for message in held)), key=lambda message: message.order)
         for known in (self._flight, self._held, self._again, self._returned, self._there):
             known.clear()
+        self._unread.in_doubt()
         self._pending.extendleft(reversed(waiting))
         self._problem = str(error)
         if isinstance(error, (RefusedError, ConfigurationError)):

@@ -9,6 +9,7 @@ from tests.brokers.words import declared, made, published, taken, until
 
 from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription
+from millstream.core.broker import Figure
 from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -80,6 +81,41 @@ async def test_the_lag_is_exact_while_nobody_works(broker: RabbitBroker) -> None
     assert {state.owner for state in during} == {"m"}
     assert sum(state.waiting.value or 0 for state in during) == 20
     assert sum(state.waiting.value or 0 for state in after) == 0
+
+
+async def test_the_age_is_that_of_the_first_event_that_is_not_done(broker: RabbitBroker) -> None:
+    """Whether it waits in memory, is in hand, or was given back; unknown to those who have not got it, and while there is none."""
+    topic, group = await declared(broker, partitions=1)
+    sent = made(topic, 30)
+    member = Member(await broker.open(group, "m"))
+    ages: list[tuple[int | None, str]] = []
+
+    async def look() -> None:
+        (state,) = await broker.positions(group)
+        ages.append((state.oldest.value, state.oldest.quality))
+
+    await until(lambda: bool(member.partitions), member.step, lambda: "nothing is assigned")
+    await look()
+    await published(broker, sent)
+    await until(lambda: ages[-1][0] is not None, look, lambda: "its age stays unknown")
+    for _ in range(2):
+        await taken(member, 10, settle=False)
+        await look()
+        await member.settle()
+        await look()
+    items = await taken(member, 10, settle=False)
+    await member.subscription.settle((), items)
+    await look()
+    async with RabbitBroker(rabbitmq_url()) as other:
+        (elsewhere,) = await other.positions(group)
+    await taken(member, 10)
+    await look()
+    await member.close()
+
+    first, unknown = [(e.time, "estimated") for e in sent], (None, "unknown")
+    assert [age for age in ages if age != unknown] == [first[0], first[0], first[10], first[10], first[20], first[20]]
+    assert (ages[0], ages[-1]) == (unknown, unknown)
+    assert elsewhere.oldest == Figure(None, "unknown")
 
 
 async def test_a_member_that_does_not_give_up_in_time_loses_what_another_needs(

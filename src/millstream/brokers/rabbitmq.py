@@ -555,7 +555,7 @@ class RabbitBroker:
         claims = [(s, claim) for s in self._subscriptions if s.group == group and (claim := s.claims.get(partition)) is not None]
         # What a member of another process has in hand is not counted by anybody.
         known = sum(len(claim.hand) + len(claim.waiting) + len(claim.back) for _, claim in claims)
-        times = [d.envelope.time for _, claim in claims for d in claim.hand.values() if d.envelope is not None and d.envelope.time]
+        times = [time for subscription, claim in claims if (time := subscription.oldest(claim)) is not None]
         return PartitionState(
             partition=partition,
             committed=UNKNOWN,

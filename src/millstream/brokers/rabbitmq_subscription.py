@@ -293,6 +293,16 @@ class RabbitSubscription(MemberReceiving):
             if self._bytes > MOST_BYTES and not self._asking:
                 self._connection.hold(held=True)
 
+    def oldest(self, claim: Claim) -> int | None:
+        """When the first that came and is not settled was published, in microseconds; None where nobody said, or all is settled."""
+        first = min((*claim.hand.values(), *claim.back), key=lambda delivery: delivery.position, default=None)
+        if first is None and claim.waiting:
+            delivered, header, body = claim.waiting[0]
+            first = self._reader.delivery(claim.partition, claim.base + delivered.tag, delivered, header, body)
+        if first is None:
+            return None
+        return (first.envelope.time if first.envelope is not None else first.message.time if first.message is not None else 0) or None
+
     # core.broker.Subscription
 
     def _next(self, most: int) -> list[Delivery]:

@@ -40,8 +40,8 @@ class RabbitServer:
         """The process id of the server, while it runs."""
         return self._child.pid
 
-    def start(self) -> None:
-        """Start it, and return when it answers."""
+    def start(self, extra: str = "") -> None:
+        """Start it, with these lines added to its configuration, and return when it answers."""
         if self.pid is not None:
             return
         ports = self._ports()
@@ -52,7 +52,7 @@ class RabbitServer:
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{ports['amqp']}\nloopback_users.guest = true\nlog.console = true\nlog.console.level = warning\n"
             # A laptop's disk or memory is seldom what a server's is.
-            "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.relative = 0.8\n"
+            f"disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.relative = 0.8\n{extra}"
         )
         (self.folder / "enabled_plugins").write_text("[].\n")
         env = self._environment()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import platform
+import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -41,6 +42,13 @@ def refusal(code: int, text: str, name: str) -> MillstreamError:
     if code in FORBIDDEN:
         return ConfigurationError(f"{name} refuses: {text} ({code}). Check user, password, virtual host, and what this user may do there.")
     return RefusedError(code, text, name)
+
+
+def _no_tls(settings: RabbitSettings, error: Exception | None) -> ConfigurationError:
+    return ConfigurationError(
+        f"{settings.name} and this client do not agree on TLS: {error}. Check ca=, cert= and key=, that the certificate is for the host "
+        "in the URL, and that the port takes TLS."
+    )
 
 
 class Connection(asyncio.Protocol):
@@ -88,8 +96,11 @@ class Connection(asyncio.Protocol):
                 raise
             else:
                 return connection
+        if isinstance(problem, ssl.SSLError) and not isinstance(problem, ssl.SSLEOFError):
+            raise _no_tls(settings, problem) from problem
         raise BrokerUnavailableError(
-            f"{settings.name} cannot be reached: {problem or 'no answer'}. Check that the server runs; the same call may succeed later."
+            f"{settings.name} cannot be reached: {problem or 'no answer'}. Check that the server runs, and speaks AMQP "
+            f"{'with' if settings.tls else 'without'} TLS on this port; the same call may succeed later."
         ) from problem
 
     _title = "millstream"
@@ -154,7 +165,10 @@ class Connection(asyncio.Protocol):
         transport.write(amqp.PROTOCOL)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(str(exc) if exc else "the server has closed the connection")
+        # Of a client's certificate the server says what it thinks only after the client is done.
+        refused = isinstance(exc, ssl.SSLError) and not self._opened.done()
+        why = str(exc) if exc else "the server has closed the connection"
+        self._lose(why, _no_tls(self.settings, exc) if refused else None)
 
     def pause_writing(self) -> None:
         self.writable = False

@@ -15,6 +15,7 @@ def test_what_is_read_does_not_depend_on_what_was_read_before() -> None:
             id=f"id-{number}", source=chance.choice(("/a", "/b%c")), type=chance.choice(("made", "moved")), topic="t",
             key=chance.choice((None, "k", f"k {number}")), time=1_767_225_600_000_000 + number * chance.choice((1, 1_000_000)),
             data=b"{}", version=chance.choice((1, 2)), correlation=chance.choice((None, None, "c")),
+            content_type=chance.choice(("application/json", 'text/plain; charset="utf-8"')),
         )
         for number in range(500)
     ]  # fmt: skip

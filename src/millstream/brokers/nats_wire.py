@@ -37,7 +37,7 @@ def event_head(envelope: Envelope) -> tuple[bytes, bytes]:
         kind, source = _kind(shared, envelope.source)
         own = b"ce-id: %b\r\nce-subject: %b\r\nce-partitionkey: %b\r\nce-time: %b" % (id, key, key, time)
         return b"%b%b\r\nNats-Msg-Id: %b#%b\r\n\r\n" % (kind, own, source, id), body
-    lines = [b"%b: %b" % (_nats_name(name), _written(value)) for name, value in headers]
+    lines = [_line(name, value) for name, value in headers]
     message_id = _written(f"{envelope.source}#{envelope.id}".encode())
     return b"%b%b\r\nNats-Msg-Id: %b\r\n\r\n" % (FIRST, b"\r\n".join(lines), message_id), body
 
@@ -50,7 +50,7 @@ def _kind(headers: list[tuple[str, bytes]], source: str) -> tuple[bytes, bytes]:
     """The lines of the headers that events of a kind share, and the source as it is written."""
     global _last
     if headers != _last[0]:
-        lines = [b"%b: %b\r\n" % (_nats_name(name), _written(value)) for name, value in headers]
+        lines = [_line(name, value) + b"\r\n" for name, value in headers]
         _last = headers, FIRST + b"".join(lines), _written(source.encode())
     return _last[1], _last[2]
 
@@ -86,6 +86,11 @@ def _nats_name(name: str) -> bytes:
 def _usual_name(name: bytes) -> str:
     text = name.decode("utf-8", "replace")
     return f"ce_{text[3:].lower()}" if text[:3].lower() == "ce-" else text
+
+
+def _line(name: str, value: bytes) -> bytes:
+    # A content type is no attribute of an event to NATS, and nobody decodes it.
+    return b"%b: %b" % (_nats_name(name), value if name == _CONTENT_TYPE else _written(value))
 
 
 def _written(value: bytes) -> bytes:

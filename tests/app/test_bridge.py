@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from millstream.app.bridge import Bridge
 from millstream.app.system_clock import SystemClock
-from millstream.brokers.memory import MemoryBroker
+from millstream.brokers.memory import MemoryBroker, MemorySubscription
 from millstream.brokers.sqlite import SqliteBroker
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, NotFoundError
-from millstream.core.broker import Delivery, Message, Partition, Topic
+from millstream.core.broker import Assigned, Deliveries, Delivery, Figure, Message, Partition, PartitionState, Received, Topic
 from millstream.stores.sqlite_file import SqliteFile
 
 CLOCK = SystemClock()
@@ -61,6 +62,39 @@ class Moody(MemoryBroker):
         if mood is not None:
             raise mood
         return results
+
+
+class Late:
+    """A member of a group that gets its first partition at once, and the others when it has looked in vain: somebody had them."""
+
+    def __init__(self, subscription: MemorySubscription) -> None:
+        self._subscription = subscription
+        self._coming: list[Received] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subscription, name)
+
+    async def receive(self, most: int, wait: float) -> Received:
+        came = await self._subscription.receive(most, 0.0)
+        if isinstance(came, Assigned):
+            self._coming = [Deliveries(()), Assigned(came.partitions[1:])]
+            return Assigned(came.partitions[:1])
+        return came if came.items or not self._coming else self._coming.pop(0)  # type: ignore[union-attr]
+
+
+class Queue(MemoryBroker):
+    """A source without positions, where nobody counts what a member has in hand."""
+
+    name = "queue://"
+    features = replace(MemoryBroker.features, positional=False, replayable=False)
+
+    async def open(self, group: str, member: str = "") -> Any:
+        return Late(await super().open(group, member))
+
+    async def positions(self, group: str) -> Sequence[PartitionState]:
+        unknown = Figure(None, "unknown")
+        states = await super().positions(group)
+        return [replace(state, committed=unknown, head=unknown, waiting=Figure(0, "estimated")) for state in states]
 
 
 @pytest.fixture
@@ -135,6 +169,64 @@ async def test_an_event_that_the_target_refuses_is_named_and_can_be_left_out(pat
         assert "e-3" not in ids(await history(target))
         assert ids(await history(target))[-4:] == ["e-0", "e-1", "e-2", "e-4"]
         assert (bridge.copied, bridge.skipped) == ({"made": 4}, {"made": 1})
+
+
+async def test_a_message_that_nothing_names_is_no_riddle(path: Path) -> None:
+    """It cannot be left out by its id, so the error says what can be done."""
+    async with SqliteBroker(SqliteFile(path)) as source, Moody() as target:
+        bridge = a_bridge(source, target)
+        delivery = Delivery(Partition("made", 0), 3, None, Message(topic="made", body=b"x"))
+
+        error = str(bridge._refused(delivery, BrokerError("it is too odd")))
+
+        assert error.endswith("it is too odd. Everything before it is copied. It has no id to leave it out by: remove it at the source.")
+
+
+async def test_a_source_that_is_away_is_joined_again(path: Path) -> None:
+    """What was in hand comes again, and nothing is lost; what else is wrong is raised."""
+    async with SqliteBroker(SqliteFile(path)) as source, MemoryBroker() as target:
+        await source.publish([event(n) for n in range(10)])
+        open_, troubles = source.open, [BrokerUnavailableError("away"), BrokerUnavailableError("still away")]
+
+        async def open_in_trouble(group: str, member: str = "") -> Any:
+            if troubles:
+                raise troubles.pop(0)
+            return await open_(group, member)
+
+        source.open = open_in_trouble  # type: ignore[method-assign, assignment]
+        bridge = await run(a_bridge(source, target))
+        assert ids(await history(target)) == [f"e-{n}" for n in range(10)]
+        assert (bridge.copied, troubles) == ({"made": 10}, [])
+
+        troubles.append(BrokerError("broken"))
+        with pytest.raises(BrokerError, match="broken"):
+            await run(a_bridge(source, target))
+
+
+async def test_a_queue_is_empty_when_each_part_of_it_was_looked_into() -> None:
+    """What a member that died had in hand is counted by nobody: the bridge waits until it has every partition itself."""
+    async with Queue() as source, MemoryBroker() as target:
+        await source.declare([Topic(name="made", partitions=3)], [])
+        nothing = await run(a_bridge(source, target))
+        await source.publish([event(n, key=f"k{n}") for n in range(30)])
+
+        bridge = await run(a_bridge(source, target))
+
+        assert (nothing.copied, bridge.copied) == ({}, {"made": 30})
+
+
+async def test_only_the_topics_that_are_named_are_copied(path: Path) -> None:
+    """Those that it was asked for before stay where they are, and are not waited for."""
+    async with SqliteBroker(SqliteFile(path)) as source, MemoryBroker() as target:
+        await source.publish([event(0), event(1, topic="other")])
+        await run(a_bridge(source, target, topics=["made"]))
+        await source.publish([event(2)])
+
+        other = await run(a_bridge(source, target, topics=["other"]))
+        made = await run(a_bridge(source, target, topics=["made"]))
+
+        assert (other.copied, made.copied) == ({"other": 1}, {"made": 1})
+        assert ids(await history(target)) == ["e-0", "e-2"]
 
 
 async def test_following_copies_what_comes_and_topics_that_come(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

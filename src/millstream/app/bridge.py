@@ -1,6 +1,7 @@
 """Copying topics from one broker to another: at least once, each key in its order, and it goes on where it was."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -24,11 +25,13 @@ from millstream.core.broker import (
 from millstream.core.clock import Clock
 from millstream.core.facts import is_internal
 
+log = logging.getLogger("millstream.bridge")
+
 #: Events published, and then settled, at once.
 PAGE = 1000
 #: How long one look at an empty source takes, and how often it is asked for new topics, in seconds.
 LOOK, TOPICS_EVERY = 0.5, 5.0
-#: How long after a failure the target is tried again, in seconds: at first, and at most.
+#: How long after a failure an end is tried again, in seconds: at first, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 
 
@@ -51,6 +54,8 @@ class Bridge:
         self._topics: tuple[str, ...] = ()
         self._ends: dict[Partition, int] = {}
         """Where the source's partitions ended when it began; a broker that does not know has none."""
+        self._started: set[Partition] = set()
+        """Those that were this bridge's at some time."""
         self.copied: Counter[str] = Counter()
         """Events copied in this run, by topic."""
         self.skipped: Counter[str] = Counter()
@@ -59,18 +64,33 @@ class Bridge:
     async def run(self, stop: asyncio.Event, *, follow: bool = False, told: Callable[[int], None] = lambda _: None) -> None:
         """Copy until all that was there at the start is copied; with `follow`, also what comes, until `stop` is set.
 
-        `told` is called with the number of events copied so far. Raises `MillstreamError`
-        at an event that the target refuses; everything before it is copied.
+        `told` is called with the number of events copied so far. An end that is away is
+        tried again until it is back. Raises `MillstreamError` at an event that the target
+        refuses; everything before it is copied.
         """
         await self._declare()
         self._ends = {state.partition: state.head.value for state in await self._states() if state.head.value is not None}
-        ended = False
+        ended, pause, before = False, FIRST_PAUSE, -1
         while not ended and not stop.is_set():
-            subscription = await self.source.open(self.group, "bridge")
             try:
-                ended = await self._copy(subscription, stop, follow, told)
-            finally:
-                await subscription.close()
+                ended = await self._join(stop, follow, told)
+            except BrokerUnavailableError as error:
+                pause = min(2 * pause, LONGEST_PAUSE) if self.copied.total() == before else FIRST_PAUSE
+                before = self.copied.total()
+                await self._pause(pause, error)
+
+    async def _pause(self, seconds: float, error: MillstreamError) -> None:
+        if seconds == FIRST_PAUSE:
+            log.warning("the bridge waits until it can go on: %s", error)
+        await self._clock.sleep(seconds)
+
+    async def _join(self, stop: asyncio.Event, follow: bool, told: Callable[[int], None]) -> bool:
+        """Copy as a member of the group, until the end (True), or until there are other topics."""
+        subscription = await self.source.open(self.group, "bridge")
+        try:
+            return await self._copy(subscription, stop, follow, told)
+        finally:
+            await subscription.close()
 
     async def _declare(self) -> None:
         """Make what the bridge needs at both ends; topics keep the partitions that they have at the target."""
@@ -86,13 +106,15 @@ class Bridge:
         await self.source.declare([], [Group(name=self.group, topics=self._topics, start=start)])
 
     async def _copy(self, subscription: Subscription, stop: asyncio.Event, follow: bool, told: Callable[[int], None]) -> bool:
-        """Copy until the end (True), or until there are other topics."""
         looked = self._clock.monotonic()
         while not stop.is_set():
             match await subscription.receive(PAGE, LOOK):
                 case Assigned(partitions):
-                    for partition in partitions:
+                    # The group has been asked for other topics before: those stay where they are.
+                    ours = [partition for partition in partitions if partition.topic in self._topics]
+                    for partition in ours:
                         subscription.start(partition, None)
+                    self._started.update(ours)
                 case Revoked(partitions):
                     await subscription.release(partitions)
                 case Lost():
@@ -127,7 +149,7 @@ class Bridge:
                 if waiting:
                     if stop.is_set():
                         return False
-                    await self._clock.sleep(pause)
+                    await self._pause(pause, failed[0][1])
                     await subscription.extend()
                     pause = min(2 * pause, LONGEST_PAUSE)
         self.skipped.update(delivery.partition.topic for delivery in items if _id(delivery) in self._skip)
@@ -142,18 +164,26 @@ class Bridge:
         return await self.target.publish_raw([delivery.message for delivery in deliveries if delivery.message is not None])
 
     def _refused(self, delivery: Delivery, error: MillstreamError) -> MillstreamError:
-        where = f"{delivery.partition.topic}/{delivery.partition.number} at {delivery.position}"
+        where, id_ = f"{delivery.partition.topic}/{delivery.partition.number} at {delivery.position}", _id(delivery)
+        way_out = f"Run it again with --skip {id_} to leave it out." if id_ else "It has no id to leave it out by: remove it at the source."
         return type(error)(
-            f"{self.target.name} does not take event {_id(delivery)!r} ({where}): {error} Everything before it is copied. "
-            f"Run it again with --skip {_id(delivery)} to leave it out."
+            f"{self.target.name} does not take event {id_!r} ({where}): {str(error).rstrip('.')}. Everything before it is copied. {way_out}"
         )
 
     async def _is_through(self) -> bool:
         """Whether what was there at the start is copied."""
-        return all(_is_done(state, self._ends.get(state.partition)) for state in await self._states())
+        return all([self._is_done(state) for state in await self._states()])
+
+    def _is_done(self, state: PartitionState) -> bool:
+        end = self._ends.get(state.partition)
+        if state.committed.value is not None and end is not None:
+            return state.committed.value >= end
+        # A queue has no positions. What a member that died has in hand may be counted by nobody until the queue is given to
+        # another; and a queue that does not know how much waits had nothing to give just now.
+        return not state.waiting.value and (self.source.features.positional or state.partition in self._started)
 
     async def _states(self) -> Sequence[PartitionState]:
-        return await self.source.positions(self.group)
+        return [state for state in await self.source.positions(self.group) if state.partition.topic in self._topics]
 
 
 def _alike(topic: Topic) -> Topic:
@@ -164,13 +194,6 @@ def _alike(topic: Topic) -> Topic:
         retain_bytes=topic.retain_bytes,
         keyed=topic.keyed,
     )
-
-
-def _is_done(state: PartitionState, end: int | None) -> bool:
-    if state.committed.value is not None and end is not None:
-        return state.committed.value >= end
-    # A queue has no positions; and one that does not know how much waits had nothing to give just now.
-    return not state.waiting.value
 
 
 def _id(delivery: Delivery) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -444,17 +445,64 @@ async def test_a_topic_that_was_deleted_under_its_group_is_told() -> None:
 
 
 async def test_retention_is_kafkas_own_and_can_be_declared() -> None:
-    """A new topic keeps everything; what is declared is set, also later, and found again."""
+    """A new topic keeps everything, or what is declared, and that is found again."""
     async with KafkaBroker(kafka_url()) as broker:
-        topic = unique("made")
-        await broker.declare([Topic(name=topic, partitions=2)], [])
-        (before,) = [t for t in await broker.topics() if t.name == topic]
+        whole, part = unique("made"), unique("made")
+        await broker.declare([Topic(name=whole), Topic(name=part, partitions=2, retain_seconds=3600, retain_bytes=1000)], [])
+        found = {topic.name: topic for topic in await broker.topics()}
 
-        await broker.declare([Topic(name=topic, retain_seconds=3600, retain_bytes=1000)], [])
+        assert (found[whole].retain_seconds, found[whole].retain_bytes) == (None, None)
+        assert (found[part].partitions, found[part].retain_seconds, found[part].retain_bytes) == (2, 3600, 1000)
 
-        (after,) = [t for t in await broker.topics() if t.name == topic]
-        assert (before.retain_seconds, before.retain_bytes) == (None, None)
-        assert (after.partitions, after.retain_seconds, after.retain_bytes) == (2, 3600, 1000)
+
+async def test_a_topic_that_keeps_less_than_declared_is_refused_and_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody counts on what is declared, and somebody else on what is there; one that keeps more is taken, and that is logged."""
+    topic = unique("kept")
+    administer(lambda client: client.create_topics([NewTopic(topic, 2, 1, config={"retention.ms": "60000"})]))
+    async with KafkaBroker(kafka_url()) as broker:
+        for declared_ in ({}, {"retain_seconds": 60}):
+            await broker.declare([Topic(name=topic, **declared_)], [])
+        assert "keeps more" not in caplog.text
+        with pytest.raises(ConfigurationError, match=r"retention.ms=60000, not 90000.*--add-config retention.ms=90000"):
+            await broker.declare([Topic(name=topic, retain_seconds=90)], [])
+        await broker.declare([Topic(name=topic, retain_seconds=30, retain_bytes=2000)], [])
+        (found,) = [t for t in await broker.topics() if t.name == topic]
+
+    assert (found.retain_seconds, found.retain_bytes) == (60, None)
+    assert "retention.ms=60000, not 30000" in caplog.text
+    assert "retention.bytes=-1, not 1000" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+async def test_a_compacted_topic_is_refused_unless_it_is_allowed_by_name(policy: str) -> None:
+    """All events of a key but the last would go, in silence: neither a group nor a publisher gets that without asking for it."""
+    topic, group = unique("compacted"), unique("group")
+    administer(lambda client: client.create_topics([NewTopic(topic, 1, 1, config={"cleanup.policy": policy})]))
+    async with KafkaBroker(kafka_url()) as broker:
+        with pytest.raises(ConfigurationError, match=rf"{topic}.*cleanup.policy={policy}.*allow_compacted={topic}"):
+            await broker.declare([], [Group(name=group, topics=(topic,))])
+        (refused,) = await broker.publish(made(topic, 1))
+        assert isinstance(refused, ConfigurationError)
+
+    async with KafkaBroker(f"{kafka_url()}&allow_compacted=other,{topic}") as broker:
+        await broker.declare([], [Group(name=group, topics=(topic,))])
+        await published(broker, made(topic, 3, keys=1))
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 3)
+        await member.close()
+
+
+async def test_the_time_of_a_producers_clock_is_an_estimate() -> None:
+    """A topic of others may keep what their clocks said: the age of what waits is told all the same, and never called exact."""
+    topic, group = unique("theirs"), unique("group")
+    administer(lambda client: client.create_topics([NewTopic(topic, 1, 1, config={"message.timestamp.type": "CreateTime"})]))
+    async with KafkaBroker(kafka_url()) as broker:
+        await broker.declare([], [Group(name=group, topics=(topic,))])
+        await published(broker, made(topic, 1))
+        (state,) = await broker.positions(group)
+
+    assert state.oldest.quality == "estimated"
+    assert abs(state.oldest.value - time.time_ns() // 1000) < 60_000_000
 
 
 async def test_a_group_that_runs_is_neither_moved_nor_forgotten() -> None:

@@ -53,6 +53,13 @@ def test_certificates_alone_mean_tls() -> None:
     assert settings.client["security.protocol"] == "ssl"
 
 
+def test_compacted_topics_are_allowed_one_by_one() -> None:
+    """Several are named with commas between, and nothing else is."""
+    settings = settings_of("kafka://k:9092?allow_compacted=customers,prices", {})
+
+    assert settings.allow_compacted == {"customers", "prices"}
+
+
 def test_settings_of_librdkafka_pass_through() -> None:
     """What has a dot is librdkafka's."""
     settings = settings_of("kafka://k:9092?compression.type=lz4", {})

@@ -1,6 +1,7 @@
 """Apache Kafka as a broker; see docs/how-to/run-on-kafka.md."""
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -35,6 +36,8 @@ from millstream.contracts.errors import (
 )
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
 
+log = logging.getLogger("millstream.kafka")
+
 Item = TypeVar("Item", Envelope, Message)
 DEFAULT_PARTITIONS = 8
 #: The largest body, and what attributes, key and Kafka's own framing may add to it.
@@ -44,6 +47,7 @@ FRAME = 100
 KEEP_ALL = -1
 #: Seconds until every server knows a topic that was made.
 APPEARS = 30.0
+UNKNOWN = Figure(None, "unknown")
 #: Topics of ours that are no topics of users.
 INTERNAL = (kafka_groups.TOPIC, kafka_broadcast.TOPIC)
 
@@ -114,7 +118,11 @@ class KafkaBroker:
                 await self._make(topic)
             else:
                 self._topics[name] = found[name]
-                await self._retain_as(topic, found[name])
+                if found[name].config.get("message.timestamp.type") == "CreateTime":
+                    log.info(
+                        "topic %r on %s keeps the times of its producers' clocks (message.timestamp.type=CreateTime): ages are estimates, "
+                        "and a replay since a moment goes by them", name, self.name,
+                    )  # fmt: skip
         if groups:
             await self._make_internal(kafka_groups.TOPIC, {"cleanup.policy": "compact"})
             records = await self._groups.records()
@@ -137,6 +145,28 @@ class KafkaBroker:
                 "be acknowledged with one copy, and lost with its server. Give the topic two, or add ?allow_single_replica=1 to the URL "
                 "where that does not matter."
             )
+        policy = found.config.get("cleanup.policy", "")
+        if "compact" in policy.split(",") and topic.name not in self._settings.allow_compacted:
+            raise ConfigurationError(
+                f"{where} is compacted (cleanup.policy={policy}): Kafka removes all events of a key but the last, whether its groups have "
+                f"had them or not. Set cleanup.policy=delete, use another topic, or add ?allow_compacted={topic.name} to the URL where "
+                "only the last event of a key matters."
+            )
+        self._verify_retention(where, topic, found)
+
+    def _verify_retention(self, where: str, topic: Topic, found: Described) -> None:
+        """Refuse what would remove events that are counted on; what is kept for longer harms nobody, and is told."""
+        for setting, declared in _retention(topic, found.partitions).items():
+            kept = found.number(setting)
+            if kept == int(declared):
+                continue
+            change = (
+                f"A topic that is there is not changed, because others may count on it: declare what it keeps, or have Kafka keep as much "
+                f"(kafka-configs.sh --alter --topic {topic.name} --add-config {setting}={declared})."
+            )
+            if KEEP_ALL < kept < int(declared):
+                raise ConfigurationError(f"{where} keeps less than declared ({setting}={kept}, not {declared}). {change}")
+            log.warning("%s keeps more than declared (%s=%d, not %s). %s", where, setting, kept, declared, change)
 
     async def _make(self, topic: Topic) -> None:
         partitions, replication = topic.partitions or DEFAULT_PARTITIONS, self._replication(topic.name)
@@ -144,6 +174,7 @@ class KafkaBroker:
             **self._copies(replication),
             # The time at which an event was stored: what "the events since noon" means, and it never runs backwards.
             "message.timestamp.type": "LogAppendTime",
+            "cleanup.policy": "delete",
             "max.message.bytes": str(LARGEST + AROUND),
             "retention.ms": str(KEEP_ALL),
             "retention.bytes": str(KEEP_ALL),
@@ -184,11 +215,6 @@ class KafkaBroker:
         found = await self._cluster.describe(names)
         self._topics.update(found)
         return found
-
-    async def _retain_as(self, topic: Topic, found: Described) -> None:
-        changes = {name: value for name, value in _retention(topic, found.partitions).items() if found.config.get(name) != value}
-        if changes:
-            await self._cluster.configure_topic(topic.name, changes)
 
     async def _ensure(self, name: str) -> Described:
         """Know a topic that keeps every promise; who publishes to a new one makes it."""
@@ -432,7 +458,8 @@ class KafkaBroker:
         return listener
 
     async def _make_broadcast(self) -> None:
-        await self._make_internal(kafka_broadcast.TOPIC, {"retention.ms": str(kafka_broadcast.KEPT_SECONDS * 1000)})
+        kept = str(kafka_broadcast.KEPT_SECONDS * 1000)
+        await self._make_internal(kafka_broadcast.TOPIC, {"cleanup.policy": "delete", "retention.ms": kept})
 
     # Where groups stand
 
@@ -457,7 +484,7 @@ class KafkaBroker:
         oldest = await self._history.times_of(behind, heads)
         return [
             PartitionState(
-                partition=p, committed=_figure(stands[p]), head=Figure(heads[p]), oldest=_figure(oldest.get(p)), owner=owners.get(p)
+                partition=p, committed=_figure(stands[p]), head=Figure(heads[p]), oldest=oldest.get(p, UNKNOWN), owner=owners.get(p)
             )
             for p in partitions
         ]
@@ -482,7 +509,7 @@ class KafkaBroker:
 
 
 def _figure(value: int | None) -> Figure:
-    return Figure(value) if value is not None else Figure(None, "unknown")
+    return UNKNOWN if value is None else Figure(value)
 
 
 def _check_topic(topic: Topic) -> None:

@@ -12,15 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-    OffsetSpec,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from millstream.brokers.kafka_errors import FORBIDDEN, error_of, failure, is_passing
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings, Protocol
@@ -167,14 +159,6 @@ class KafkaCluster:
             return False
         raise ConfigurationError(
             f"topic {name!r} cannot be created on {self.name}: {error_of(refused).str()}. Choose another name, or correct its settings."
-        )
-
-    async def configure_topic(self, name: str, config: Mapping[str, str]) -> None:
-        """Change settings of a topic, and leave the others."""
-        entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()]
-        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
-        await self._ask(
-            f"changing topic {name!r}", lambda admin: admin.incremental_alter_configs([resource], request_timeout=PATIENCE)
         )
 
     async def _configs(self, kind: ResourceType, names: Sequence[str]) -> dict[str, dict[str, str]]:

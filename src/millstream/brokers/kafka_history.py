@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import complaints, error_of, failure, is_passing
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import BrokerUnavailableError
-from millstream.core.broker import Partition
+from millstream.core.broker import Figure, Partition
 
 T = TypeVar("T")
 #: Seconds without any progress after which reading fails.
@@ -32,7 +32,7 @@ class KafkaHistory:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "millstream-kafka-history")
         self._consumer: Consumer | None = None
-        self._found: dict[tuple[Partition, int], int] = {}
+        self._found: dict[tuple[Partition, int], Figure] = {}
         """When the first record at or after a position was stored."""
         self._nothing: set[tuple[Partition, int, int]] = set()
         """Positions behind which nothing comes up to a head."""
@@ -47,9 +47,10 @@ class KafkaHistory:
         """All records from a position on, and the position behind them."""
         return await self._run(lambda consumer: _read(consumer, partition, position, sys.maxsize), f"reading {partition.topic}")
 
-    async def times_of(self, positions: Mapping[Partition, int], heads: Mapping[Partition, int]) -> dict[Partition, int]:
+    async def times_of(self, positions: Mapping[Partition, int], heads: Mapping[Partition, int]) -> dict[Partition, Figure]:
         """When the first record at or after each position was stored, in microseconds since 1970, where there is one.
 
+        An estimate where the topic keeps the time of its producers' clocks rather than the server's.
         Groups that rest are asked about again and again, and to look costs up to a second: what was found is remembered for a while.
         """
         if time.monotonic() - self._remembered_since > REMEMBERED:
@@ -63,7 +64,8 @@ class KafkaHistory:
             records = await self._run(lambda consumer: _next_of(consumer, asked), "reading the next events")
             for p, record in records.items():
                 if record is not None:
-                    self._found[p, asked[p]] = record.timestamp()[1] * 1000
+                    kind, millis = record.timestamp()
+                    self._found[p, asked[p]] = Figure(millis * 1000, "exact" if kind == TIMESTAMP_LOG_APPEND_TIME else "estimated")
                 else:
                     # Up to there are but the marks of transactions.
                     self._nothing.add((p, asked[p], heads[p]))

@@ -19,7 +19,7 @@ Protocol = Literal["consumer", "classic"]
 Value = str | int | float | bool
 
 OPTIONS = (
-    "allow_single_replica", "replication", "timeout", "group_protocol", "security", "mechanism", "ca", "cert", "key",
+    "allow_single_replica", "allow_compacted", "replication", "timeout", "group_protocol", "security", "mechanism", "ca", "cert", "key",
 )  # fmt: skip
 SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 #: Settings of librdkafka that carry Millstream's promises: a URL cannot change them.
@@ -44,6 +44,8 @@ class KafkaSettings:
     """What every client of the cluster is told; holds secrets."""
     allow_single_replica: bool = False
     """Take topics of which one copy is enough."""
+    allow_compacted: frozenset[str] = frozenset()
+    """Topics that are taken although of each key only the last event stays."""
     replication: int | None = None
     """Copies of the topics that are made; None: three, or as many as there are servers."""
     timeout: float = 30.0
@@ -80,6 +82,7 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> KafkaS
         | _files(options, environment)
         | librdkafka,
         allow_single_replica=_flag(name, options, "allow_single_replica"),
+        allow_compacted=frozenset(filter(None, options.get("allow_compacted", "").split(","))),
         replication=None if "replication" not in options else int(_number(name, options, "replication", 1)),
         timeout=_number(name, options, "timeout", 0.1) if "timeout" in options else 30.0,
         protocol=_protocol(name, options),

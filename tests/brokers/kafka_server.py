@@ -1,10 +1,11 @@
 """The Kafka server that tests work on, the one of `make services`."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from tests.brokers.servers import server_url
-from tools.services.kafka import Kafka
+from tools.services.kafka import Kafka, KafkaCluster
 
 VARIABLE = "MILLSTREAM_TEST_KAFKA"
 
@@ -21,3 +22,13 @@ async def restart_kafka() -> None:
         pytest.skip("this server was not started by `make services`, so it is not killed")
     await asyncio.to_thread(server.cluster.kill)
     await asyncio.to_thread(server.start)
+
+
+def running(cluster: KafkaCluster) -> Iterator[KafkaCluster]:
+    """Servers of a test's own, for its fixture; started only where tests work on Kafka at all."""
+    kafka_url()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop(kill=True)

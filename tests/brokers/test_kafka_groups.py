@@ -3,17 +3,18 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, ConsumerGroupType, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
-from tests.brokers.kafka_server import kafka_url
+from tests.brokers.kafka_server import kafka_url, running
 from tests.brokers.kafka_worker import Moved, worker
 from tests.brokers.words import PATIENCE, declared, made, published, taken, unique, until
+from tools.services.kafka import KafkaCluster
 
 from millstream import App
 from millstream.brokers.kafka import KafkaBroker
@@ -27,14 +28,70 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that leaves it to members to share out partitions, as all did before Kafka 4, and compacts by default."""
+    settings = {"group.coordinator.rebalance.protocols": "classic", "log.cleanup.policy": "compact"}
+    for cluster in running(KafkaCluster(tmp_path_factory.mktemp("kafka"), settings=settings)):
+        yield f"kafka://{cluster.bootstrap}?allow_single_replica=1"
+
+
+def administrator(url: str) -> Any:
+    """A client of those who run the servers."""
+    return AdminClient({"bootstrap.servers": str(settings_of(url).client["bootstrap.servers"])})
+
+
 def administer(call: Callable[[Any], Mapping[Any, Any]]) -> None:
     """Have the server do what only its administrators do."""
-    client = AdminClient({"bootstrap.servers": str(settings_of(kafka_url()).client["bootstrap.servers"])})
+    client = administrator(kafka_url())
     for future in call(client).values():
         future.result(10)
 
 
 # Rebalances
+
+
+async def kind_of_group(url: str) -> ConsumerGroupType:
+    """What the server says of a group in which a member works."""
+    async with KafkaBroker(url) as broker:
+        topic, group = await declared(broker, partitions=1)
+        await published(broker, made(topic, 1))
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 1)
+        client = administrator(url)
+        found = await asyncio.wrap_future(client.list_consumer_groups(request_timeout=10))
+        await member.close()
+    (kind,) = [each.type for each in found.valid if each.group_id == group]
+    return kind
+
+
+async def test_partitions_are_shared_out_by_the_servers_where_they_can(older: str) -> None:
+    """The server's own word on it, of one that does it and of one that does not: nobody falls back unnoticed."""
+    assert await kind_of_group(kafka_url()) is ConsumerGroupType.CONSUMER
+    assert await kind_of_group(older) is ConsumerGroupType.CLASSIC
+
+
+async def test_who_insists_on_what_the_servers_cannot_is_told_what_to_write(older: str) -> None:
+    """Their refusal ends the member, so it has to say what helps."""
+    async with KafkaBroker(f"{older}&group_protocol=consumer") as broker:
+        _, group = await declared(broker)
+        member = Member(await broker.open(group, "m"))
+
+        with pytest.raises(ConfigurationError, match=rf"^group '{group}': .*write group_protocol=classic"):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    await member.step()
+        await member.close()
+
+
+async def test_what_is_made_is_not_compacted_whatever_the_servers_do_by_default(older: str) -> None:
+    """Topics that are published to, and the one that carries what every process is told."""
+    async with KafkaBroker(older) as broker:
+        await published(broker, made(unique("made"), 1))
+        listener = await broker.listen()
+        await broker.broadcast(b"hello")
+
+        assert list(await listener.receive(PATIENCE)) == [b"hello"]
 
 
 async def handled(app: App, least: int) -> None:

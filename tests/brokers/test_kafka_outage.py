@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.brokers.kafka_server import kafka_url
+from tests.brokers.kafka_server import running
 from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.kafka import KafkaCluster
 
@@ -26,23 +26,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """One server that may be killed."""
-    kafka_url()
-    yield from _running(KafkaCluster(tmp_path_factory.mktemp("kafka")))
+    yield from running(KafkaCluster(tmp_path_factory.mktemp("kafka")))
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """Three servers, of which any may be killed."""
-    kafka_url()
-    yield from _running(KafkaCluster(tmp_path_factory.mktemp("cluster"), servers=3))
-
-
-def _running(cluster: KafkaCluster) -> Iterator[KafkaCluster]:
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop(kill=True)
+    yield from running(KafkaCluster(tmp_path_factory.mktemp("cluster"), servers=3))
 
 
 def _is_stopped(pid: int) -> bool:

@@ -26,11 +26,14 @@ CLUSTER_ID = "bWlsbHN0cmVhbS10ZXN0cw"
 class KafkaCluster:
     """One or several Kafka servers with data in one folder; each can be killed and started again."""
 
-    def __init__(self, folder: Path, servers: int = 1, *, secure: bool = False, preferred_port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, servers: int = 1, *, secure: bool = False, preferred_port: int = 0, settings: Mapping[str, object] = {}
+    ) -> None:
         self.folder = folder
         self.servers = range(1, servers + 1)
         self._secure = secure
         self._preferred_port = preferred_port
+        self._settings = settings
         self._children = {number: Child(folder, f"server-{number}") for number in self.servers}
 
     @property
@@ -146,6 +149,7 @@ class KafkaCluster:
             "broker.heartbeat.interval.ms": 500,
             "broker.session.timeout.ms": 6000,
             **secure,
+            **self._settings,
         }
         self._file(number).write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         if not (self.folder / f"data-{number}" / "meta.properties").exists():

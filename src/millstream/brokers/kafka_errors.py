@@ -39,6 +39,8 @@ FENCED = frozenset(
         E.UNKNOWN_MEMBER_ID, E.INVALID_PRODUCER_ID_MAPPING,
     )
 )  # fmt: skip
+#: What is in the text of a member's last error where the servers leave it to the members to share out partitions.
+UNSUPPORTED = KafkaError(E.UNSUPPORTED_VERSION).str()
 
 
 def error_of(exception: KafkaException) -> KafkaError:
@@ -61,6 +63,11 @@ def failure(error: KafkaError | KafkaException, what: str) -> MillstreamError:
         return TooLargeError(f"{told} Publish a reference to large data.")
     if error.code() in FORBIDDEN:
         return ConfigurationError(f"{told} Check user, password, certificates, and what the cluster allows this user.")
+    if error.code() == E._FATAL and UNSUPPORTED in error.str():
+        return ConfigurationError(
+            f"{told} These servers do not share out a group's partitions: write group_protocol=classic into the URL; or, where they were "
+            "upgraded to Kafka 4, let them (kafka-features.sh upgrade --feature group.version=1)."
+        )
     if is_passing(error):
         return BrokerUnavailableError(f"{told} Check that the cluster runs; the same call may succeed later.")
     return BrokerError(told)

@@ -178,7 +178,8 @@ class KafkaSubscription:
                 "lost, then move the group on purpose."
             )
         else:
-            self._failure = failure(error, f"group {self._record.name!r} reading {where}")
+            # An error of the whole group is of no partition.
+            self._failure = failure(error, f"group {self._record.name!r}" + (f" reading {where}" if record.topic() else ""))
 
     def _make_room(self) -> None:
         """Only paused partitions have something: if they fill what may wait, have no more of them fetched."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.brokers.kafka_server import kafka_url
+from tests.brokers.servers import missing
 from tests.brokers.words import PATIENCE, made, published, unique
 from tools.services.kafka import LIBS
 from tools.services.service import HOME
@@ -52,7 +53,7 @@ def kafkajs() -> Path:
     """A folder where node finds KafkaJS."""
     folder = HOME / "kafkajs"
     if shutil.which("npm") is None:
-        pytest.skip("npm is missing, which brings KafkaJS: apt-get install npm")
+        missing("kafka", "npm is missing, which brings KafkaJS: apt-get install npm")
     if not (folder / "node_modules" / "kafkajs").exists():
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", KAFKAJS], check=True, capture_output=True)
@@ -206,7 +207,7 @@ async def test_kafkas_group_tool_shows_where_we_are(tmp_path: Path) -> None:
 def console(main: str, *arguments: str, standard_input: str | None = None) -> str:
     """One of Kafka's console tools, from the jars of `make services`."""
     if not LIBS.exists():
-        pytest.skip("Kafka's tools are in the jars of `make services ONLY=kafka`")
+        missing("kafka", "its tools are not there, which are in the jars of `make services ONLY=kafka`")
     command: list[Any] = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", f"{LIBS}/*", main, *arguments]
     done = subprocess.run(command, input=standard_input, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

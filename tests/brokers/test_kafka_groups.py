@@ -460,6 +460,18 @@ async def test_a_topic_made_anew_gives_its_messages_other_names() -> None:
 # What is refused
 
 
+async def test_options_that_make_no_client_are_told_as_such() -> None:
+    """Each may be good, and only together with others, or for members, wrong: the error is the URL's, and says what librdkafka says."""
+    with pytest.raises(ConfigurationError, match=r"kafka://.*max.in.flight.*Correct the URL's options"):
+        async with KafkaBroker(f"{kafka_url()}&max.in.flight.requests.per.connection=10"):
+            pass
+    async with KafkaBroker(f"{kafka_url()}&session.timeout.ms=5000") as broker:
+        _, group = await declared(broker)
+
+        with pytest.raises(ConfigurationError, match=r"kafka://.*session.timeout.ms.*Correct the URL's options"):
+            await broker.open(group, "m")
+
+
 async def test_one_copy_is_refused_unless_it_is_allowed_by_name() -> None:
     """Without `allow_single_replica=1` nothing is acknowledged that one server could lose."""
     url, topic = kafka_url().replace("allow_single_replica=1", ""), unique("made")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from millstream.brokers import kafka_broadcast, kafka_groups
 from millstream.brokers.kafka_broadcast import KafkaListener
 from millstream.brokers.kafka_cluster import Described, KafkaCluster
-from millstream.brokers.kafka_errors import failure
+from millstream.brokers.kafka_errors import failure, unusable
 from millstream.brokers.kafka_groups import Beginning, GroupRecord, KafkaGroups, Records
 from millstream.brokers.kafka_history import KafkaHistory
 from millstream.brokers.kafka_offsets import KafkaOffsets
@@ -385,16 +385,19 @@ class KafkaBroker:
         if gone:
             raise BrokerError(f"group {group!r} reads topic {gone[0]!r}, which is not on {self.name} any more: declare it again.")
         member = member or f"{socket.gethostname()}:{os.getpid()}"
-        subscription = KafkaSubscription(
-            record,
-            self._consumer_config(group, member),
-            self._reader,
-            learn=self._learn,
-            outgoing=self._outgoing,
-            transactions=lambda membership: self._transactions(group, member, membership),
-            closed=self._subscriptions.discard,
-            monotonic=self._monotonic,
-        )
+        try:
+            subscription = KafkaSubscription(
+                record,
+                self._consumer_config(group, member),
+                self._reader,
+                learn=self._learn,
+                outgoing=self._outgoing,
+                transactions=lambda membership: self._transactions(group, member, membership),
+                closed=self._subscriptions.discard,
+                monotonic=self._monotonic,
+            )
+        except KafkaException as error:
+            raise unusable(error, self.name) from error
         self._subscriptions.add(subscription)
         return subscription
 

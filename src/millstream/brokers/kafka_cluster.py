@@ -14,7 +14,7 @@ from typing import Any, cast
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from millstream.brokers.kafka_errors import FORBIDDEN, error_of, failure, is_passing
+from millstream.brokers.kafka_errors import FORBIDDEN, error_of, failure, is_passing, unusable
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings, Protocol
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 from millstream.core.broker import Partition
@@ -84,7 +84,7 @@ class KafkaCluster:
         try:
             return AdminClient(settings, logger=CLIENT_LOG)
         except KafkaException as error:
-            raise ConfigurationError(f"{self.name}: {error_of(error).str()}. Correct the URL's options.") from error
+            raise unusable(error, self.name) from error
 
     def close(self) -> None:
         """Forget the connection."""

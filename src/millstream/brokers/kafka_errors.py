@@ -73,6 +73,11 @@ def failure(error: KafkaError | KafkaException, what: str) -> MillstreamError:
     return BrokerError(told)
 
 
+def unusable(error: KafkaException, name: str) -> ConfigurationError:
+    """What to raise when librdkafka makes no client of the settings that a URL led to."""
+    return ConfigurationError(f"{name}: {error_of(error).str()}. Correct the URL's options.")
+
+
 def complaints(who: str) -> Callable[[KafkaError], None]:
     """What a client calls with its troubles: each kind is logged, and not again and again."""
     last: dict[int, float] = {}

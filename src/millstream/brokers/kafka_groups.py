@@ -111,11 +111,11 @@ class KafkaGroups:
     def _take(self) -> Producer:
         """Become the one who may change the register."""
         settings: dict[str, Any] = {
+            "retry.backoff.ms": 5,
             **self._settings.client,
             "client.id": "millstream-groups",
             "transactional.id": TOPIC,
             "transaction.timeout.ms": 10_000,
-            "retry.backoff.ms": 5,
             "linger.ms": 0,
             # That another one has taken the register is no accident.
             "log_level": 0,

@@ -152,11 +152,11 @@ class KafkaOffsets:
 
     def _new(self, group: str, **more: Any) -> Consumer:
         settings: dict[str, Any] = {
+            "reconnect.backoff.max.ms": 1000,
             **self._settings.client,
             "client.id": "millstream",
             "group.id": group,
             "enable.auto.commit": False,
-            "reconnect.backoff.max.ms": 1000,
             # A position is told at once, also while a transaction is about to move it.
             "isolation.level": "read_uncommitted",
             "error_cb": self._complain,

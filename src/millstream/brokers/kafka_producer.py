@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import complaints, error_of
+from millstream.brokers.kafka_errors import complaints, error_of, unusable
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import MillstreamError
 
@@ -138,7 +138,10 @@ class Line:
             await asyncio.to_thread(thread.join, 2)
 
     def _start(self) -> Producer:
-        self._producer = producer = Producer(self._config(), logger=CLIENT_LOG)
+        try:
+            self._producer = producer = Producer(self._config(), logger=CLIENT_LOG)
+        except KafkaException as error:
+            raise unusable(error, self._settings.name) from error
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(target=self._poll, args=(producer,), name="millstream-kafka-producer", daemon=True)
         self._threads.append(thread)
@@ -147,6 +150,7 @@ class Line:
 
     def _config(self) -> dict[str, Any]:
         return {
+            "reconnect.backoff.max.ms": 1000,
             **self._settings.client,
             "client.id": "millstream",
             "enable.idempotence": True,
@@ -162,7 +166,6 @@ class Line:
             "enable.gapless.guarantee": True,
             # A topic that was deleted is told of before its records have waited too long for anything else.
             "topic.metadata.propagation.max.ms": min(10_000, int(self._settings.timeout * 500)),
-            "reconnect.backoff.max.ms": 1000,
             "queue.buffering.max.messages": 100_000,
             "queue.buffering.max.kbytes": 262_144,
             "error_cb": complaints(self._settings.name),

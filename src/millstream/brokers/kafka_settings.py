@@ -22,16 +22,34 @@ OPTIONS = (
     "allow_single_replica", "allow_compacted", "replication", "timeout", "group_protocol", "security", "mechanism", "ca", "cert", "key",
 )  # fmt: skip
 SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
-#: Settings of librdkafka that carry Millstream's promises: a URL cannot change them.
-OURS = frozenset(
-    "bootstrap.servers metadata.broker.list group.id group.protocol group.remote.assignor partition.assignment.strategy "
-    "enable.auto.commit enable.auto.offset.store auto.offset.reset enable.partition.eof isolation.level check.crcs "
-    "enable.idempotence acks request.required.acks partitioner transactional.id message.timeout.ms delivery.timeout.ms "
-    "retries message.send.max.retries delivery.report.only.error security.protocol sasl.username sasl.password".split()
-)
 USER = "MILLSTREAM_KAFKA_USER"
 PASSWORD = "MILLSTREAM_KAFKA_PASSWORD"  # noqa: S105 - the name of a variable
 KEY_PASSWORD = "MILLSTREAM_KAFKA_KEY_PASSWORD"  # noqa: S105
+
+_PROMISES = "its promises depend on it; leave it out"
+_AT_ONCE = "a lone event goes at once, and many wait a millisecond for each other; leave it out, and use publish_many for throughput"
+_QUEUE = "who publishes more than there is room for waits; leave it out"
+_LARGEST = "an event has at most 1 MiB, and at most what its topic takes; set the topic's max.message.bytes instead"
+#: Settings of librdkafka that a URL cannot change, and why, or what changes them.
+OURS = {
+    **dict.fromkeys(
+        "group.id group.remote.assignor partition.assignment.strategy enable.auto.commit auto.commit.enable enable.auto.offset.store "
+        "auto.offset.reset enable.partition.eof isolation.level check.crcs enable.idempotence enable.gapless.guarantee acks "
+        "request.required.acks partitioner transactional.id transaction.timeout.ms retries message.send.max.retries "
+        "delivery.report.only.error".split(),
+        _PROMISES,
+    ),
+    **dict.fromkeys(("bootstrap.servers", "metadata.broker.list"), "write the servers before the question mark instead"),
+    **dict.fromkeys(("message.timeout.ms", "delivery.timeout.ms", "topic.metadata.propagation.max.ms"), "write timeout=SECONDS instead"),
+    **dict.fromkeys(("sasl.username", "sasl.password"), f"write USER:PASSWORD@ before the servers, or set {USER} and {PASSWORD} instead"),
+    **dict.fromkeys(("linger.ms", "queue.buffering.max.ms", "batch.size"), _AT_ONCE),
+    **dict.fromkeys(("queue.buffering.max.messages", "queue.buffering.max.kbytes"), _QUEUE),
+    "message.max.bytes": _LARGEST,
+    "group.protocol": "write group_protocol=consumer or group_protocol=classic instead",
+    "security.protocol": "write security=PROTOCOL instead",
+    "client.id": "it is the name of the member, or of what the client is for; leave it out",
+    "group.instance.id": "every process would have the same one, and Kafka lets only one of them work; leave it out",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +82,9 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> KafkaS
     options: dict[str, str] = {}
     librdkafka: dict[str, Value] = {}
     for option, value in parse_qsl(parts.query, keep_blank_values=True):
+        if option in OURS:
+            raise ConfigurationError(f"{name}: {option} is Millstream's to set: {OURS[option]}.")
         if "." in option:
-            if option in OURS:
-                raise ConfigurationError(f"{name}: {option} is set by Millstream, because its promises depend on it. Leave it out.")
             librdkafka[option] = value
         elif option in OPTIONS:
             options[option] = value

@@ -138,6 +138,8 @@ class KafkaTransactions:
 
     def _begin(self) -> Producer:
         settings: dict[str, Any] = {
+            # A transaction that follows another at once is told to wait for so long.
+            "retry.backoff.ms": 5,
             **self._settings.client,
             "client.id": f"millstream-{self._group}",
             # A name of its own for every member: what fences a member is its number in the group.
@@ -148,8 +150,6 @@ class KafkaTransactions:
             "linger.ms": 0,
             # Nobody waits for a record but with all the others.
             "delivery.report.only.error": True,
-            # A transaction that follows another at once is told to wait for so long.
-            "retry.backoff.ms": 5,
             "error_cb": complaints(self._settings.name),
         }
         producer = Producer(settings, logger=CLIENT_LOG)

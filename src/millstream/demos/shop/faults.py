@@ -64,7 +64,8 @@ class Injector:
 
     async def publish_poison(self) -> str:
         """Publish what claims to be an OrderPlaced and is none; say what it was."""
-        number = f"{self._random.getrandbits(64):016x}"
+        # Another on each run, whatever its seed: a broker that removes duplicates would remove what it remembers from the run before.
+        number = uuid.uuid4().hex
         body = self._random.choice(POISON).replace(b"%s", number.encode())
         # Noted first: a poison event that nobody knows of could not be looked for.
         self._journal.note(kind="poison", data=body.hex())
@@ -80,7 +81,7 @@ class Injector:
 
     def _poisoned(self, body: bytes, key: str) -> Envelope:
         return Envelope(
-            id=str(uuid.UUID(int=self._random.getrandbits(128), version=4)),
+            id=str(uuid.uuid4()),
             source="/poisoner",
             type="order.placed",
             key=key,

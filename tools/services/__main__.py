@@ -1,8 +1,9 @@
 """`python -m tools.services start|stop|restart|env [NAME...]`: real servers on loopback.
 
 `python -m tools.services run [NAME...] -- COMMAND` starts them, runs a command that finds
-their URLs in its environment, and stops those that did not run before. With `--if-possible`
-those that cannot be installed here are left out, and named; in CI (`CI` is set) that fails.
+their URLs in its environment, and stops those that did not run before; without a name the
+brokers, since they are what tests and benchmarks ask for. With `--if-possible` those that
+cannot be installed here are left out, and named; in CI (`CI` is set) that fails.
 """
 
 import argparse
@@ -15,11 +16,13 @@ from collections.abc import Mapping, Sequence
 from tools.services.aws import Aws
 from tools.services.kafka import Kafka
 from tools.services.nats import Nats
+from tools.services.postgres import Postgres
 from tools.services.rabbitmq import RabbitMQ
 from tools.services.redis import Redis
 from tools.services.service import HOME, Service, ServiceError
 
-SERVICES: tuple[type[Service], ...] = (Kafka, RabbitMQ, Aws, Nats, Redis)
+BROKERS: tuple[type[Service], ...] = (Kafka, RabbitMQ, Aws, Nats, Redis)
+SERVICES: tuple[type[Service], ...] = (*BROKERS, Postgres)
 ENV = HOME / "env"
 #: Tells tests which servers have to be there.
 ASKED = "MILLSTREAM_TEST_SERVICES"
@@ -31,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours, command = (arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]) if "--" in arguments else (arguments, [])
     parser = argparse.ArgumentParser(prog="python -m tools.services", description="Real servers on this machine's loopback.")
     parser.add_argument("command", choices=["start", "stop", "restart", "env", "run"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all of them when none is named: {', '.join(_names())}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(_names())}; else all, and for `run` all brokers")
     parser.add_argument("--if-possible", action="store_true", help="run: leave out what cannot be installed here")
     options = parser.parse_args(ours)
     unknown = set(options.names) - set(_names())
     if unknown:
         parser.error(f"there is no service {', '.join(sorted(unknown))}; there are {', '.join(_names())}")
-    chosen = [service() for service in SERVICES if not options.names or service.name in options.names]
+    chosen = chosen_of(options.command, options.names)
     try:
         if options.command == "run":
             return _run(chosen, command, if_possible=options.if_possible and not os.environ.get("CI"))
@@ -47,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def chosen_of(command: str, names: Sequence[str]) -> list[Service]:
+    """The services that a command is about."""
+    unnamed = BROKERS if command == "run" else SERVICES
+    return [service() for service in (SERVICES if names else unnamed) if not names or service.name in names]
 
 
 def _act(command: str, service: Service) -> None:

@@ -3,10 +3,11 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -56,9 +57,11 @@ class Service(Protocol):
 class Child:
     """A process that outlives whoever started it; a file remembers which one it is."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, ask: int = signal.SIGTERM) -> None:
+        """`ask` is the signal that it ends at."""
         self.log = folder / f"{name}.log"
         self._pid_file = folder / f"{name}.pid"
+        self._ask = ask
 
     def start(self, command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         """Start it in a session of its own, so that it is not ended with the terminal."""
@@ -81,6 +84,11 @@ class Child:
             return None
         return int(pid) if _started(int(pid)) == started != "" else None
 
+    def children(self) -> Sequence[int]:
+        """The processes that it has started, where they can be known."""
+        file = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
     def wait_until(self, ready: Callable[[], bool], what: str) -> None:
         """Return when it is ready; if it ends before, or takes too long, say what it wrote last."""
         deadline = time.monotonic() + PATIENCE
@@ -96,7 +104,7 @@ class Child:
         """End it, at first by asking, and return when it is gone."""
         deadline = time.monotonic() + PATIENCE / 4
         while (pid := self.pid) is not None:
-            os.kill(pid, 9 if kill or time.monotonic() > deadline else 15)
+            os.kill(pid, signal.SIGKILL if kill or time.monotonic() > deadline else self._ask)
             _wait_gone(self, 0.5)
         self._pid_file.unlink(missing_ok=True)
 
@@ -109,6 +117,16 @@ def _wait_gone(child: Child, seconds: float) -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
         time.sleep(0.02)
+
+
+def end_orphans(pids: Collection[int]) -> None:
+    """Kill those whose parent was killed, and return when they are gone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        while _started(pid):
+            time.sleep(0.02)
 
 
 def _started(pid: int) -> str:

@@ -12,6 +12,7 @@ from tests.brokers.test_aws_groups import clients, event_of, taken, unique
 
 from millstream.brokers.aws import AwsBroker
 from millstream.brokers.aws_filter import ABSENT, BESIDES, MOST_COMBINATIONS, MOST_FIELDS, policy_of
+from millstream.brokers.aws_names import FILTER_TAG
 from millstream.contracts.errors import BrokerError
 from millstream.core.broker import Group, Message, Topic
 from millstream.core.filter import Wants
@@ -159,33 +160,95 @@ async def test_a_policy_that_keeps_back_what_is_wanted_now_is_an_error(
     refusing(ministack, monkeypatch, operation)
 
     async with AwsBroker(aws_url()) as another:
-        monkeypatch.setattr(another._topology._sns, "call", clients(ministack).sns.call)  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(clients(another).sns, "call", clients(ministack).sns.call)
         with pytest.raises(BrokerError, match=f"{group}.*{operation} is refused"):
             await another.declare([], [Group(name=group, topics=(topic,), wants=((topic, wanted),))])
+
+
+@pytest.mark.parametrize("operation", ["get_subscription_attributes", "set_subscription_attributes"])
+async def test_where_sns_takes_no_policy_a_service_starts_every_time_and_the_log_says_so_once(
+    ministack: AwsBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, operation: str
+) -> None:
+    """Nothing that it left behind at its first start makes the second one fail."""
+    refusing(ministack, monkeypatch, operation)
+    topic, group = await declared(ministack, EVEN)
+    caplog.clear()
+
+    async with AwsBroker(aws_url()) as again:
+        monkeypatch.setattr(clients(again).sns, "call", clients(ministack).sns.call)
+        with caplog.at_level(logging.WARNING):
+            await again.declare([], [Group(name=group, topics=(topic,), wants=((topic, EVEN),))])
+            for _ in range(3):
+                await again._topology.filters.tell_again()  # pyright: ignore[reportPrivateUsage]
+
+    assert [record.message.partition(":")[0] for record in caplog.records if group in record.message] == [f"group {group}"]
+
+
+async def test_a_policy_is_marked_before_it_is_there(ministack: AwsBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies between the two leaves a mark without a policy, and never a policy that nobody looks for."""
+    refusing(ministack, monkeypatch, "set_subscription_attributes")
+    topic, group = await declared(ministack, EVEN)
+    (queue,) = (await ministack._topology.group(group)).values()  # pyright: ignore[reportPrivateUsage]
+
+    assert FILTER_TAG in (await clients(ministack).sqs.call("list_queue_tags", QueueUrl=queue.url))["Tags"]
+    assert not (await subscription(ministack, topic))[1].get("FilterPolicy")
 
 
 async def test_a_service_without_filters_asks_sns_for_none(ministack: AwsBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It needs no right to."""
     refusing(ministack, monkeypatch, "get_subscription_attributes", "set_subscription_attributes")
     topic, group = await declared(ministack, None)
+    await ministack._topology.filters.tell_again()  # pyright: ignore[reportPrivateUsage]
     await ministack.publish([event_of(topic)])
     assert await arrived(ministack, group) == 1
 
 
-async def test_those_that_run_have_the_last_word(ministack: AwsBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An old process that was started after the new ones has narrowed the policy: once it is gone it is as they want it."""
+@pytest.mark.parametrize(("wanted", "operation"), [(None, "list_queue_tags"), (EVEN, "get_subscription_attributes")])
+async def test_to_look_again_costs_one_request(
+    ministack: AwsBroker, monkeypatch: pytest.MonkeyPatch, wanted: Wants | None, operation: str
+) -> None:
+    await declared(ministack, wanted)
+    asked: list[str] = []
+    for service in (clients(ministack).sns, clients(ministack).sqs):
+
+        async def noted(name: str, call: Any = service.call, **arguments: Any) -> Any:
+            asked.append(name)
+            return await call(name, **arguments)
+
+        monkeypatch.setattr(service, "call", noted)
+
+    await ministack._topology.filters.tell_again()  # pyright: ignore[reportPrivateUsage]
+
+    assert asked == [operation]
+
+
+@pytest.mark.parametrize("wanted", [EVEN, None])
+async def test_those_that_run_have_the_last_word(ministack: AwsBroker, monkeypatch: pytest.MonkeyPatch, wanted: Wants | None) -> None:
+    """Another version has narrowed the policy after they were started: once it is gone it is as they want it, filter or none."""
     monkeypatch.setattr("millstream.brokers.aws.LOOK", 0.05)
-    topic, group = await declared(ministack, EVEN)
-    async with AwsBroker(aws_url()) as old:
-        await old.declare([], [Group(name=group, topics=(topic,), wants=((topic, SMALL_EVEN),))])
+    topic, group = await declared(ministack, wanted)
+    async with AwsBroker(aws_url()) as other:
+        await other.declare([], [Group(name=group, topics=(topic,), wants=((topic, SMALL_EVEN),))])
 
     async def policy() -> object:
         _, attributes = await subscription(ministack, topic)
-        return json.loads(attributes["FilterPolicy"])
+        return json.loads(attributes.get("FilterPolicy") or "{}")
 
     async with asyncio.timeout(30):
-        while await policy() != json.loads(policy_of(EVEN)):  # noqa: ASYNC110 - SNS tells nobody that it was told something
+        while await policy() != json.loads(policy_of(wanted)):  # noqa: ASYNC110 - SNS tells nobody that it was told something
             await asyncio.sleep(0.02)
+
+
+async def test_who_declares_again_sees_what_another_version_has_set_meanwhile(ministack: AwsBroker) -> None:
+    """What it remembers of its own queues is older."""
+    topic, group = await declared(ministack, None)
+    async with AwsBroker(aws_url()) as other:
+        await other.declare([], [Group(name=group, topics=(topic,), wants=((topic, EVEN),))])
+
+    await ministack.declare([], [Group(name=group, topics=(topic,), wants=((topic, None),))])
+
+    _, attributes = await subscription(ministack, topic)
+    assert (attributes.get("FilterPolicy") or "{}") == "{}"
 
 
 async def test_a_group_that_is_forgotten_is_told_of_no_more(ministack: AwsBroker, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,7 +260,7 @@ async def test_a_group_that_is_forgotten_is_told_of_no_more(ministack: AwsBroker
     await clients(ministack).sns.call("set_subscription_attributes", SubscriptionArn=arn, AttributeName="FilterPolicy", AttributeValue="{}")
 
     with caplog.at_level(logging.WARNING):
-        await ministack._topology.filter_again()  # pyright: ignore[reportPrivateUsage]
+        await ministack._topology.filters.tell_again()  # pyright: ignore[reportPrivateUsage]
 
     _, attributes = await subscription(ministack, second)
     assert json.loads(attributes["FilterPolicy"]) == json.loads(policy_of(EVEN))

@@ -99,13 +99,13 @@ class AwsBroker:
             await self._topology.topic(topic.name)
         for group in groups:
             await self._topology.declare(group)
-        if self._topology.has_policies and self._looking is None:
+        if self._looking is None and any(group.wants is not None for group in groups):
             self._looking = asyncio.create_task(self._look_at_policies())
 
     async def _look_at_policies(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
-            await self._topology.filter_again()
+            await self._topology.filters.tell_again()
 
     def _check(self, topic: str) -> None:
         to_tag("topic", topic)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from millstream.brokers.aws_client import AwsService, MissingError
-from millstream.brokers.aws_filter import NOTHING, have_filtered, policy_of
-from millstream.brokers.aws_names import FILTER_TAG, GROUP_TAG, STORE_TAG, TOPIC_TAG, AwsNames, from_tag, to_tag
+from millstream.brokers.aws_filter import AwsFilters
+from millstream.brokers.aws_names import GROUP_TAG, STORE_TAG, TOPIC_TAG, AwsNames, from_tag, to_tag
 from millstream.brokers.aws_settings import AwsSettings
-from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, MillstreamError, StoreMismatchError
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError, StoreMismatchError
 from millstream.core.broker import Group
-from millstream.core.filter import Wants
 
 log = logging.getLogger("millstream.aws")
 
@@ -36,8 +35,6 @@ class Queue:
     group: str
     topic: str
     store: str | None = None
-    filtered: bool = False
-    """Whether SNS was ever told what the group wants."""
 
 
 class AwsTopology:
@@ -50,8 +47,7 @@ class AwsTopology:
         self._arns: dict[str, str] = {}
         self._queues: dict[str, dict[str, Queue]] = {}
         """Of the groups that were declared here, which a list may not show yet."""
-        self._policies: dict[str, tuple[str, str]] = {}
-        """By subscription, the group and its filter policy, where there may be one."""
+        self.filters = AwsFilters(sns, sqs)
         self._making = asyncio.Lock()
 
     # Topics
@@ -138,7 +134,7 @@ class AwsTopology:
             return None
         if GROUP_TAG not in tags or TOPIC_TAG not in tags:
             return None
-        return Queue(url, from_tag(tags[GROUP_TAG]), from_tag(tags[TOPIC_TAG]), tags.get(STORE_TAG), FILTER_TAG in tags)
+        return Queue(url, from_tag(tags[GROUP_TAG]), from_tag(tags[TOPIC_TAG]), tags.get(STORE_TAG))
 
     async def declare(self, declared: Group) -> None:
         """Have a group's queues, subscribed to their topics."""
@@ -151,7 +147,7 @@ class AwsTopology:
             _verify_store(group, store, {topic: queue})
             subscription = await self._subscribe(arn, queue)
             if declared.wants is not None:
-                queue = await self._filter(subscription, queue, dict(declared.wants).get(topic))
+                await self.filters.tell(group, topic, queue.url, subscription, dict(declared.wants).get(topic))
             self._queues.setdefault(group, {})[topic] = queue
         for topic, queue in {**known, **self._queues.get(group, {})}.items():
             if store is not None and queue.store is None:
@@ -235,31 +231,6 @@ class AwsTopology:
                 raise
             return subscription
 
-    async def _filter(self, subscription: str, queue: Queue, wants: Wants | None) -> Queue:
-        """Have SNS deliver what the group wants."""
-        policy, known = policy_of(wants), queue.filtered
-        if policy != NOTHING and not known:
-            # Before there is one: whoever starts without a filter later knows where to look.
-            await self._sqs.call("tag_queue", QueueUrl=queue.url, Tags={FILTER_TAG: "1"})
-            queue = replace(queue, filtered=True)
-        if queue.filtered:
-            await have_filtered(self._sns, subscription, queue.group, policy, known=known)
-            self._policies[subscription] = queue.group, policy
-        return queue
-
-    @property
-    def has_policies(self) -> bool:
-        """Whether SNS was told, or may have been, what a group wants."""
-        return bool(self._policies)
-
-    async def filter_again(self) -> None:
-        """Another version of a service may have told SNS otherwise when it was started last; those that run have the last word."""
-        for subscription, (group, policy) in list(self._policies.items()):
-            try:
-                await have_filtered(self._sns, subscription, group, policy, known=True)
-            except MillstreamError as error:
-                log.warning("SNS was not told again what it is to deliver: %s", error)
-
     async def _subscription(self, topic_arn: str, endpoint: str) -> str:
         """The subscription of a queue; empty when there is none that a list shows yet."""
         async for subscription in self._sns.pages("list_subscriptions_by_topic", "Subscriptions", TopicArn=topic_arn):
@@ -272,7 +243,7 @@ class AwsTopology:
         for topic, queue in (await self.group(group)).items():
             await self.remove_queue(await self.topic(topic), queue.url)
         self._queues.pop(group, None)
-        self._policies = {subscription: known for subscription, known in self._policies.items() if known[0] != group}
+        self.filters.forget(group)
 
     async def remove_queue(self, topic_arn: str, url: str) -> None:
         """Unsubscribe a queue, and delete it."""

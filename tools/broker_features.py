@@ -38,6 +38,7 @@ ROWS = {
     "shares_partitions": "members share a partition; the inbox is the only fence",
     "retains_regardless": "retention does not wait for groups",
     "deduplicates": "an event published twice within minutes is stored once",
+    "framed": "events of contracts with `wire=\"confluent\"` are published in Confluent's frame",
 }
 
 

@@ -16,6 +16,7 @@ from millstream.app.chance import ten_bytes
 from millstream.app.connect import MEMORY, connect_broker, connect_store
 from millstream.app.control import Control
 from millstream.app.exactly_once import ExactlyOnceWorker
+from millstream.app.registry import Schemas, schemas_of
 from millstream.app.relay import Relay
 from millstream.app.reporter import Reporter
 from millstream.app.settings import Settings, Switch, resolve
@@ -26,7 +27,7 @@ from millstream.app.worker import GroupWorker, WorkerStuckError
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, MillstreamError, NotStartedError, PublishError, TooLargeError
 from millstream.contracts.ids import new_id, new_ids
-from millstream.contracts.message import Wire, publisher_of
+from millstream.contracts.message import Wire, contract_of, publisher_of
 from millstream.core.broker import Broker, Group, Topic
 from millstream.core.clock import Clock
 from millstream.core.filter import Wants, Where, wants_of
@@ -103,7 +104,9 @@ class App:
 
     Nothing happens before `async with app:` or `run()`. Broker and store are, in order:
     what `configure()` was given, the environment's MILLSTREAM_BROKER and MILLSTREAM_STORE,
-    these arguments, pyproject.toml, `sqlite:///millstream.db`.
+    these arguments, pyproject.toml, `sqlite:///millstream.db`. The registry, where the
+    schemas of events with `wire="confluent"` are, is named likewise: what handlers return by
+    their annotations is looked up there at start, and so is what `publishes` names.
 
     `schema` is SQL that makes the service's own tables; it runs at every start and has to
     be repeatable. `lifespan(app)` is entered after broker and store are open, and left
@@ -116,8 +119,10 @@ class App:
         *,
         broker: str | None = None,
         store: str | None = None,
+        registry: str | None = None,
         schema: str | None = None,
         topics: Sequence[Topic] = (),
+        publishes: Sequence[type] = (),
         lifespan: Callable[["App"], AbstractAsyncContextManager[Any]] | None = None,
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
@@ -133,7 +138,8 @@ class App:
         self.clock: Clock = clock or SystemClock()
         self.observers = list(observers)
         self.topics = tuple(topics)
-        self._code: dict[str, str | None] = {"broker": broker, "store": store}
+        self._publishes = [contract_of(published) for published in publishes]
+        self._code: dict[str, str | None] = {"broker": broker, "store": store, "registry": registry}
         self._flags: dict[str, str | None] = {}
         self._own_broker: Broker | None = None
         self._own_store: Store | None = None
@@ -144,6 +150,7 @@ class App:
         self._handlers: list[Handler] = []
         self._broker: Broker | None = None
         self._largest = sys.maxsize
+        self._schemas = Schemas()
         self._store: Store | None = None
         self._stack = AsyncExitStack()
         self._outbox_changed = asyncio.Event()
@@ -233,6 +240,8 @@ class App:
             self._store = await stack.enter_async_context(store)
             if self._schema:
                 await store.script(self._schema)
+            published = [*self._publishes, *(contract for handler in self._handlers for contract in handler.returns)]
+            self._schemas = await schemas_of(published, broker, settings, self.clock)
             await self._declare(broker, store)
             stack.callback(store.on_change(self._outbox_changed.set))
             if settings.facts == "on":
@@ -369,6 +378,7 @@ class App:
             key=key(message),
             time=micros,
             data=data,
+            schema=None if contract.wire != "confluent" else self._schemas.of(contract),
             version=contract.version,
             correlation=correlation,
             topic=contract.topic,
@@ -455,6 +465,7 @@ class App:
                 observers=[*self.observers, *([self._reporter] if self._reporter is not None else [])],
                 changed=self._outbox_changed.set,
                 alone=alone,
+                schemas=self._schemas,
             )
             for group, handlers in self._by_group().items()
         ]

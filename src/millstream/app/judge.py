@@ -4,7 +4,9 @@ import random
 import traceback
 from collections.abc import Callable, Sequence
 
+from millstream.app.registry import Schemas
 from millstream.app.work import Job, Work
+from millstream.contracts.confluent import frame_trouble
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ContractError, DecodeError, HandlerResultError, MillstreamError, TooLargeError
 from millstream.contracts.ids import LAST_MILLIS, derived_id
@@ -37,6 +39,7 @@ class Judge:
         broker: Broker,
         clock: Clock,
         waits: Callable[[float], None],
+        schemas: Schemas,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._group = group
@@ -47,6 +50,7 @@ class Judge:
         self._shares = broker.features.shares_partitions
         self._clock = clock
         self._waits = waits
+        self._schemas = schemas
         self._chance = chance
         self.generation = 0
         """How often the group was replayed with effects."""
@@ -76,7 +80,7 @@ class Judge:
         try:
             work.message = self._decoders[envelope.type](envelope.data)
         except DecodeError as error:
-            work.doom = (f"cannot be decoded: {error}", "DecodeError")
+            work.doom = (f"cannot be decoded: {frame_trouble(envelope) or error}", "DecodeError")
             return False
         return True
 
@@ -244,6 +248,7 @@ class Judge:
                     key=key(message),
                     time=now,
                     data=data,
+                    schema=None if contract.wire != "confluent" else self._schemas.of(contract),
                     version=contract.version,
                     correlation=correlation,
                     causation=cause.id,

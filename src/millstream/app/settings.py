@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     broker: str = DEFAULT_BROKER
     store: str = DEFAULT_BROKER
+    registry: str | None = None
     app: str | None = None
     http: str | None = None
     workers: int = 1
@@ -97,6 +98,11 @@ FIELDS: dict[str, Field] = {
         _Url,
         "where a service keeps its data, inbox, outbox and dead letters; the broker's own file when that is an SQLite one",
         "Write a URL, such as sqlite:///inventory.db",
+    ),
+    "registry": Field(
+        Annotated[str, msgspec.Meta(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://")],
+        'where the schemas of events that are published with `wire="confluent"` are registered',
+        "Write the URL of a schema registry, such as http://localhost:8081",
     ),
     "app": Field(
         Annotated[str, msgspec.Meta(pattern=r"^[\w.]+(:[\w.]+)?$")],

@@ -9,6 +9,7 @@ from msgspec import structs
 from millstream.app.judge import Judge, said_by
 from millstream.app.work import Owned, Work
 from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, from_binary, from_plain, from_structured
+from millstream.contracts.confluent import bare_key, from_framed, unframed
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import DecodeError, EnvelopeError, MillstreamError
 from millstream.contracts.message import codec_for
@@ -24,7 +25,7 @@ class Triage:
         self._judge = judge
         self._broker = broker
         self._handlers = {contract.name: handler for handler in handlers for contract in handler.contracts}
-        self._bare = {topic: handler for handler in handlers if handler.wire == "json" for topic in handler.topics}
+        self._bare = {topic: handler for handler in handlers if handler.wire != "cloudevents" for topic in handler.topics}
 
     def again(self, parked: Parked, owned: Owned) -> Work:
         """A parked delivery, for its next attempt; one that nobody understands is judged already."""
@@ -108,16 +109,20 @@ class Triage:
         return self.work_of(Delivery(delivery.partition, delivery.position, envelope, message), owned, set())
 
     def _understand(self, delivery: Delivery, message: Message) -> Envelope:
+        content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
+        if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
+            return from_structured(message.body)
         handler = self._bare.get(message.topic)
-        if handler is None:
-            content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
-            if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
-                return from_structured(message.body)
-            return from_binary(message.headers, message.body)
+        if handler is None or any(name == "ce_specversion" for name, _ in message.headers):
+            return unframed(from_binary(message.headers, message.body))
+        schema, body, raw_key = None, message.body, message.key
+        if handler.wire == "confluent":
+            schema, body = from_framed(message.headers, body)
+            raw_key = None if raw_key is None else bare_key(message.headers, raw_key)
         id_, field = message.id, handler.options.id
         if field is not None:
             try:
-                value = msgspec.json.decode(message.body, type=dict[str, msgspec.Raw])[field]
+                value = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[field]
                 named = msgspec.json.decode(value)
                 # One that says nothing would make all that say nothing repetitions of each other.
                 id_ = id_ if named in (None, "") else str(named)
@@ -128,8 +133,8 @@ class Triage:
                 f"this message has no id, so {handler.name} cannot tell a repetition from a new one: name a field of the body "
                 "with id=, or subscribe with delivery='at_least_once'"
             )
-        key = None if message.key is None else message.key.decode("utf-8", "backslashreplace")
+        key = None if raw_key is None else raw_key.decode("utf-8", "backslashreplace")
         source = message.source or f"/{self._broker}/{message.topic}"
         # Nobody named it: where it lies tells it at least from the others.
         id_ = id_ or f"{delivery.partition.number}/{delivery.position}"
-        return from_plain(message.body, contract=handler.contracts[0], id=id_, source=source, key=key, time=message.time)
+        return from_plain(body, contract=handler.contracts[0], id=id_, source=source, key=key, time=message.time, schema=schema)

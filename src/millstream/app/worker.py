@@ -13,6 +13,7 @@ from msgspec import structs
 from millstream.app.judge import Judge
 from millstream.app.lanes import Lanes
 from millstream.app.outcomes import Observers, WorkOutcomes, sample
+from millstream.app.registry import Schemas
 from millstream.app.transactions import Batch, Transactions
 from millstream.app.triage import Triage
 from millstream.app.waiting_room import LOOK, MOST_CRASHES, WaitingRoom
@@ -64,6 +65,7 @@ class GroupWorker:
         chance: Callable[[], float] = random.random,
         changed: Callable[[], None] = lambda: None,
         alone: asyncio.Lock | None = None,
+        schemas: Schemas | None = None,
     ) -> None:
         self.group = group
         self.committing = asyncio.Lock()
@@ -80,7 +82,9 @@ class GroupWorker:
         self._remembers = any(handler.delivery == "effectively_once" for handler in handlers)
         self._most_parked = min(handler.options.most_parked for handler in handlers)
         self._shortest_timeout = min(handler.options.timeout for handler in handlers)
-        self._judge = Judge(group, handlers, source=source, broker=broker, clock=clock, waits=self._look_in, chance=chance)
+        self._judge = Judge(
+            group, handlers, source=source, broker=broker, clock=clock, waits=self._look_in, schemas=schemas or Schemas(), chance=chance
+        )
         self._triage = Triage(handlers, self._judge, broker.name)
         self._transactions = Transactions(store, self, self._judge, clock)
         self._lanes = Lanes(group, handlers, self, self._judge, self._transactions, clock)

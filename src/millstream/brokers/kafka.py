@@ -22,8 +22,7 @@ from millstream.brokers.kafka_producer import KafkaProducer, Outgoing
 from millstream.brokers.kafka_settings import KafkaSettings, settings_of
 from millstream.brokers.kafka_subscription import KafkaSubscription
 from millstream.brokers.kafka_transactions import KafkaTransactions, Membership
-from millstream.brokers.kafka_wire import KafkaReader
-from millstream.contracts.codec import to_binary
+from millstream.brokers.kafka_wire import KafkaReader, event_record
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -57,7 +56,7 @@ class KafkaBroker:
 
     features = Features(
         ordered=True, replayable=True, durable=True, shared=True, broadcast=True, transactional=True, positional=True,
-        retains_regardless=True, largest=LARGEST,
+        retains_regardless=True, framed=True, largest=LARGEST,
     )
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -319,27 +318,27 @@ class KafkaBroker:
 
     def _record_of(self, e: Envelope) -> Outgoing:
         headers: Any
-        headers, body = to_binary(e, partitionkey=False)
+        headers, body = event_record(e)
         record = e.topic, body, None if e.key is None else e.key.encode(), headers
         if len(body) + AROUND > self._largest.get(e.topic, 0):
-            self._check(e.id, record)
+            self._check(e.id, record, len(e.data))
         return record
 
     def _raw_record_of(self, message: Message) -> Outgoing:
         record = message.topic, message.body, message.key, cast("Any", list(message.headers))
-        self._check("", record)
+        self._check("", record, len(message.body))
         return record
 
-    def _check(self, id: str, record: Outgoing) -> None:
+    def _check(self, id: str, record: Outgoing, size: int) -> None:
         """Refuse what the topic would refuse, and with it whatever is sent together with it."""
         topic, value, key, headers = record
         if topic not in self._largest:
             raise self._unusable.get(topic) or BrokerUnavailableError(f"topic {topic!r} is not known on {self.name}: publish again.")
         around = len(key or b"") + sum(len(name) + len(text or b"") + 10 for name, text in headers) + FRAME
         largest = self._largest[topic]
-        if len(value) > LARGEST or len(value) + around > largest:
+        if size > LARGEST or len(value) + around > largest:
             raise TooLargeError(
-                f"{id or 'a message'} for {topic!r} has {len(value)} bytes, and {around} around them: this broker takes {LARGEST}, and "
+                f"{id or 'a message'} for {topic!r} has {size} bytes, and {around} around them: this broker takes {LARGEST}, and "
                 f"this topic {largest} in all. Publish a reference to where the rest is."
             )
 

@@ -1,4 +1,4 @@
-"""Records of Kafka and what they are here: CloudEvents in binary or structured mode, or bytes of others."""
+"""Records of Kafka and what they are here: CloudEvents in binary or structured mode, in Confluent's frame too, or bytes of others."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -7,12 +7,22 @@ from urllib.parse import quote
 import msgspec
 from confluent_kafka import Message as Record
 
-from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, BinaryReader
+from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, BinaryReader, is_json_type, to_binary
+from millstream.contracts.confluent import frame_of, unframed
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
 from millstream.core.broker import Delivery, Message, Partition
 
 _STRUCTURED = STRUCTURED_CONTENT_TYPE.encode()
+
+
+def event_record(e: Envelope) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Headers and value of an event; where its schema is one of a registry of Confluent's, the frame says so and no header does."""
+    frame = None if e.schema is None else frame_of(e.schema)
+    if frame is None or not is_json_type(e.content_type):
+        return to_binary(e, partitionkey=False)
+    headers, body = to_binary(msgspec.structs.replace(e, schema=None), partitionkey=False)
+    return headers, frame + body
 
 
 class KafkaReader:
@@ -30,12 +40,14 @@ class KafkaReader:
         # Any: a cast is a call, and this is once for each event.
         found: Any = record.headers()
         headers: Sequence[tuple[str, bytes | None]] = found or ()
-        usual = self._usual(headers, record.value() or b"", partition.topic)
+        body = record.value() or b""
+        usual = self._usual(headers, body, partition.topic)
         if usual is not None:
-            return Delivery(partition, position, usual)
+            # What nearly none begins with: a call less for each of them.
+            return Delivery(partition, position, unframed(usual) if body[:1] == b"\x00" else usual)
         if _is_event(headers):
             try:
-                envelope = self._read(headers, record.value() or b"", partition.topic)
+                envelope = unframed(self._read(headers, body, partition.topic))
             except MillstreamError:
                 # Whoever handles it finds the same error, and parks it with its bytes.
                 return Delivery(partition, position, None, self._message(partition, position, record, headers))

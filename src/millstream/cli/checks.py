@@ -60,7 +60,7 @@ def machine(sqlite: str) -> Iterator[Finding]:
 
 def place(settings: Settings) -> Iterator[Finding]:
     """The files that the settings name, and the disk below them."""
-    for name in ("broker", "store"):
+    for name in ("broker", "store", *(["registry"] if settings.registry is not None else [])):
         yield Finding(name, "ok", f"{masked(getattr(settings, name))} ({settings.origin(name)})")
     paths = {path_of(url): None for url in (settings.broker, settings.store) if url.startswith(EMBEDDED)}
     folders: dict[Path, None] = {}

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from millstream.app.registry import schemas_of
 from millstream.cli.exits import Exit
 from millstream.cli.place import HERE, Opened, Place, opened
 from millstream.cli.progress import Progress
@@ -69,7 +70,7 @@ async def publish(
         raise ConfigurationError("--count and --rate have to be more than 0, and --duplicate not less than 0.")
     body = _body(data)
     async with opened(place, create=True) as where:
-        template = _template(where, type, body, header)
+        template = await _template(where, type, body, header)
         ids, errors = await _publish(where, template, count, rate, duplicate)
     published = count * (duplicate + 1) - len(errors)
     if look.json:
@@ -84,9 +85,10 @@ async def publish(
     return Exit.OK
 
 
-def _template(where: Opened, type: str, body: bytes, header: Header) -> Envelope:
+async def _template(where: Opened, type: str, body: bytes, header: Header) -> Envelope:
     """What all events of this call have in common."""
     key, version, topic, source = header.key, header.version or 1, header.topic or type, header.source or "/millstream"
+    schema = None
     if where.app is not None:
         known = contracts(where.app)
         if type not in known:
@@ -97,10 +99,11 @@ def _template(where: Opened, type: str, body: bytes, header: Header) -> Envelope
             )
         contract = known[type]
         message = codec_for(contract).decode(body)
+        schema = (await schemas_of([contract], where.broker, where.settings, where.clock)).of(contract)
         key = key_of(message) if key is None else key
         version, topic, source = header.version or contract.version, header.topic or contract.topic, header.source or f"/{where.app.name}"
     return Envelope(
-        id="", source=source, type=type, key=None if key is None else key_text(key), time=0, data=body,
+        id="", source=source, type=type, key=None if key is None else key_text(key), time=0, data=body, schema=schema,
         version=version, correlation=header.correlation, topic=topic,
     )  # fmt: skip
 

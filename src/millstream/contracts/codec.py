@@ -59,7 +59,7 @@ def to_structured(e: Envelope) -> bytes:
         members["contractversion"] = e.version
     data = e.data
     if data:
-        if _is_json_type(e.content_type) and _is_exact_json(data):
+        if is_json_type(e.content_type) and _is_exact_json(data):
             members["data"] = msgspec.Raw(data)
         else:
             members["data_base64"] = b64encode(data).decode("ascii")
@@ -342,8 +342,10 @@ def _micros_of_second(text: bytes) -> int:
     return _time_micros(text.decode() + "Z")
 
 
-def from_plain(body: bytes, *, contract: Contract, id: str, source: str, key: str | None, time: int) -> Envelope:
-    """The envelope around a bare JSON body, for `wire="json"`: what the body does not say comes from the caller."""
+def from_plain(
+    body: bytes, *, contract: Contract, id: str, source: str, key: str | None, time: int, schema: str | None = None
+) -> Envelope:
+    """The envelope around a body that came without one, as `wire=` says: what it does not say comes from the caller."""
     _checked("id", id)
     _checked_source(source)
     if key is not None:
@@ -355,6 +357,7 @@ def from_plain(body: bytes, *, contract: Contract, id: str, source: str, key: st
         key=key,
         time=time,
         data=body,
+        schema=schema,
         version=contract.version,
         topic=contract.topic,
     )
@@ -482,7 +485,7 @@ def _checked_type(content_type: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _is_json_type(content_type: str) -> bool:
+def is_json_type(content_type: str) -> bool:
     return _JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()) is not None
 
 
@@ -526,7 +529,7 @@ def _structured_data(data: msgspec.Raw | None, encoded: msgspec.Raw | None, cont
         return b""
     body = bytes(data)
     # Text of another type, such as XML, travels as a JSON string; the string is the body.
-    if not _is_json_type(content_type) and body.startswith(b'"'):
+    if not is_json_type(content_type) and body.startswith(b'"'):
         try:
             return msgspec.json.decode(body, type=str).encode()
         except (msgspec.MsgspecError, UnicodeError) as error:

@@ -73,6 +73,14 @@ class BrokerUnavailableError(BrokerError):
     """The broker cannot be reached now; the same call may succeed later."""
 
 
+class RegistryError(MillstreamError):
+    """The schema registry refused or failed."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """The schema registry cannot be reached now; the same call may succeed later."""
+
+
 class PositionLostError(MillstreamError):
     """A group's position points to events the broker no longer has. Somebody must choose where to go on."""
 

@@ -36,6 +36,8 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     """Retention does not wait for groups: one that falls too far behind loses events, and stops loudly."""
     deduplicates: bool = False
     """An event that is published again within minutes is no second event: nobody gets it."""
+    framed: bool = False
+    """What is published with `wire="confluent"` has the id of its schema in front, as Confluent's deserializers want it."""
     largest: int = 1 << 30
     """The largest body of an event in bytes, checked at publish."""
 

@@ -209,12 +209,12 @@ def _check(handler: Handler) -> None:
             f"handler {handler.name}: a Context belongs to one delivery, and a batch has many: what it published could not be told apart. "
             "Return for each item what is to be published, or take one event at a time"
         )
-    if handler.wire == "confluent":
-        raise ConfigurationError(f"handler {handler.name}: wire='confluent' needs a schema registry, which this version does not have")
-    if handler.wire == "json" and len(handler.contracts) != 1:
-        raise ConfigurationError(f"handler {handler.name}: wire='json' carries no type, so it can subscribe to one type only")
-    if options.id is not None and handler.wire != "json":
-        raise ConfigurationError(f"handler {handler.name}: id={options.id!r} names a field of a bare body; add wire='json'")
+    if handler.wire != "cloudevents" and len(handler.contracts) != 1:
+        raise ConfigurationError(f"handler {handler.name}: wire={handler.wire!r} carries no type, so it can subscribe to one type only")
+    if options.id is not None and handler.wire == "cloudevents":
+        raise ConfigurationError(
+            f"handler {handler.name}: id={options.id!r} names a field of a body without an envelope; add wire='json' or wire='confluent'"
+        )
 
 
 class Giver(msgspec.Struct, frozen=True):

@@ -28,8 +28,10 @@ def test_a_frame_is_a_zero_byte_and_the_id(id: int) -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    ["", "7", "confluent:", "confluent:07", "confluent:-1", "confluent:+1", "confluent:4294967296", "confluent:1 ", "confluent:²", "confluent:"
-     + "9" * 5000, f"confluent:{GUID}", "http://registry:8081/schemas/ids/7"],
+    [
+        "", "7", "confluent:", "confluent:07", "confluent:-1", "confluent:+1", "confluent:4294967296", "confluent:1 ", "confluent:²",
+        f"confluent:{'9' * 5000}", f"confluent:{GUID}", "http://registry:8081/schemas/ids/7",
+    ],
 )  # fmt: skip
 def test_other_schemas_have_no_frame(schema: str) -> None:
     """Only what is read back as the same text: an event of somebody else keeps the schema that it names."""
@@ -76,11 +78,10 @@ def test_any_bytes_are_read_or_refused_with_a_reason(headers: list[tuple[str, by
     """Whatever lies in a topic, nothing but an EnvelopeError comes of it."""
     try:
         schema, data = from_framed(headers, body)
-    except EnvelopeError as error:
-        assert "Confluent" in str(error)
-    else:
-        assert schema.startswith("confluent:")
-        assert body.endswith(data)
+    except EnvelopeError:
+        return
+    assert schema.startswith("confluent:")
+    assert body.endswith(data)
 
 
 AVRO = b"\x00\x00\x00\x00\x07" + b"\x06o-1\x02"
@@ -101,13 +102,13 @@ def test_a_body_of_avro_or_protobuf_is_named(body: bytes) -> None:
 
 def test_a_body_without_a_frame_is_told_how_to_be_read() -> None:
     """Bare JSON has a wire of its own."""
-    with pytest.raises(EnvelopeError, match="the body does not begin as a Confluent serializer writes it.*wire='json'"):
+    with pytest.raises(EnvelopeError, match=r"the body does not begin as a Confluent serializer writes it.*wire='json'"):
         from_framed([], b"{}")
     with pytest.raises(EnvelopeError, match="the header __value_schema_id does not begin"):
         from_framed([(HEADER, b"\x01short")], b"{}")
 
 
-@pytest.mark.parametrize("envelope", [event(data=b"\x00"), event(data=b"{}", schema="confluent:7"), event(data=b"\x00", schema="/s")], ids=str)
+@pytest.mark.parametrize("envelope", [event(data=b"\x00"), event(data=b"{}", schema="confluent:7"), event(data=b"\x00", schema="/s")])
 def test_nothing_is_said_of_other_bodies(envelope: Envelope) -> None:
     """What is wrong with those is said by whoever decodes them."""
     assert frame_trouble(envelope) is None

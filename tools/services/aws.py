@@ -2,17 +2,15 @@
 
 import contextlib
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools.services.service import HOME, Child, ServiceError, free_port, require_debian
+from tools.services.environment import python_environment, run
+from tools.services.service import HOME, Child, free_port, require_debian
 
 #: They want clients with packages of their own versions: never in the environment that tests run in.
 MINISTACK, MOTO = "ministack==1.5.33", "moto[server]==5.2.5"
@@ -96,7 +94,7 @@ class Ministack(Double):
     name, variable, port = "ministack", "MILLSTREAM_TEST_AWS", 35001
 
     def install(self) -> None:
-        _environment(self.name, MINISTACK)
+        python_environment(self.name, MINISTACK)
 
     def command(self, port: str) -> tuple[Sequence[str], Mapping[str, str]]:
         command = [str(HOME / "ministack-env/bin/python"), "-m", "hypercorn", "ministack.app:app", "--bind", f"127.0.0.1:{port}"]
@@ -109,7 +107,7 @@ class Moto(Double):
     name, variable, port = "moto", "MILLSTREAM_TEST_AWS_MOTO", 35002
 
     def install(self) -> None:
-        _environment(self.name, MOTO)
+        python_environment(self.name, MOTO)
 
     def command(self, port: str) -> tuple[Sequence[str], Mapping[str, str]]:
         return [str(HOME / "moto-env/bin/moto_server"), "-H", "127.0.0.1", "-p", port], {}
@@ -126,7 +124,7 @@ class ElasticMq(Double):
             # Beside its place and then moved, so that an interrupted download leaves nothing that looks complete.
             partial = LIBS.with_name("elasticmq-libs.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            _run("mvn", "-B", "-q", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={partial}")
+            run("mvn", "-B", "-q", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={partial}")
             shutil.rmtree(LIBS, ignore_errors=True)
             partial.rename(LIBS)
 
@@ -170,26 +168,3 @@ class Aws:
 
     def env(self) -> Mapping[str, str]:
         return {double.variable: double.url for double in self.doubles}
-
-
-def _environment(name: str, requirement: str) -> None:
-    """Have a Python environment with one package, and nothing of ours."""
-    place = HOME / f"{name}-env"
-    mark = place / "installed"
-    if mark.exists() and mark.read_text() == requirement:
-        return
-    ours = Path(__file__).parents[2] / ".venv-uv/bin/uv"
-    uv = shutil.which("uv") or (str(ours) if ours.exists() else "")
-    if not uv:
-        raise ServiceError("uv is missing, which makes environments: `make .venv-uv/bin/uv`, or see https://docs.astral.sh/uv")
-    shutil.rmtree(place, ignore_errors=True)
-    _run(uv, "venv", "--quiet", "--python", sys.executable, str(place))
-    _run(uv, "pip", "install", "--quiet", "--python", str(place / "bin/python"), requirement)
-    mark.write_text(requirement)
-
-
-def _run(*command: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not re.fullmatch("VIRTUAL_ENV|PYTHONPATH", name)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        raise ServiceError(f"{' '.join(command[:3])} ... failed with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")

@@ -23,8 +23,6 @@ PASSING = frozenset((408, 429, 500, 502, 503, 504))
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
 #: No answer of a registry is larger.
 LARGEST = 1 << 24
-#: What the schemas of msgspec and pydantic are written in.
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Schemas:
@@ -121,7 +119,7 @@ class Registry:
             except _PassingError as error:
                 if self._clock.monotonic() > deadline:
                     raise RegistryUnavailableError(
-                        f"{self._name} does not answer: {error}. The schema of {contract.name} is needed to publish it: start the "
+                        f"{self._name} cannot be asked: {error}. The schema of {contract.name} is needed to publish it: start the "
                         "registry, or correct the URL"
                     ) from error
                 await self._clock.sleep(PAUSE)
@@ -143,9 +141,10 @@ class Registry:
                 return response.status, response.read(LARGEST)
         except HTTPError as error:
             with error:
+                answer = error.read(LARGEST)
                 if error.code in PASSING:
-                    raise _PassingError(f"it says {error.code} {error.reason}") from error
-                return error.code, error.read(LARGEST)
+                    raise _PassingError(f"it says {error.code} {_said_in(answer)}") from error
+                return error.code, answer
         # A connection that breaks, or speaks another protocol, says so in one of these.
         except (OSError, HTTPException) as error:
             raise _PassingError(str(getattr(error, "reason", error)) or type(error).__name__) from error
@@ -156,10 +155,7 @@ class Registry:
                 return msgspec.json.decode(answer, type=_Registered).id
             except msgspec.MsgspecError as error:
                 raise RegistryError(f"{self._name} answered what no registry does: {answer[:200]!r}. Correct the URL") from error
-        try:
-            said = msgspec.json.decode(answer, type=_Refused).message
-        except msgspec.MsgspecError:
-            said = answer[:200].decode("utf-8", "replace")
+        said = _said_in(answer)
         what = f"{self._name} did not take the schema of {contract.name} for the subject {subject!r}"
         if status in (401, 403):
             raise RegistryError(f"{what}: {status} {said}. Put a user that may, and the password, into the URL: http://user:password@host")
@@ -171,6 +167,14 @@ class Registry:
                 "another topic, or have the subject checked less strictly"
             )
         raise RegistryError(f"{what}: {status} {said}. Look at the registry, or correct the URL")
+
+
+def _said_in(answer: bytes) -> str:
+    """What a refusal says, whoever it comes from."""
+    try:
+        return msgspec.json.decode(answer, type=_Refused).message
+    except msgspec.MsgspecError:
+        return answer[:200].decode("utf-8", "replace")
 
 
 def _registered_as(contract: Contract) -> bytes:
@@ -190,4 +194,5 @@ def _registered_as(contract: Contract) -> bytes:
         if reference.encode() not in re.findall(rb'"\$ref":"([^"]*)"', msgspec.json.encode(definitions)):
             definitions = {other: definition for other, definition in definitions.items() if other != name}
     more = {"$defs": definitions} if definitions else {}
-    return msgspec.json.encode({"$schema": DIALECT, "title": contract.type.__name__, **schema, **more})
+    # Without the dialect's name: there are registries that refuse newer ones, and the words that are used here mean the same in all.
+    return msgspec.json.encode({"title": contract.type.__name__, **schema, **more})

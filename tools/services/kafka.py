@@ -22,15 +22,25 @@ USER, PASSWORD = "alice", "alice-secret"  # noqa: S105 - of a server on loopback
 #: A cluster's id may be anything of this form; one that stays makes the data start again.
 CLUSTER_ID = "bWlsbHN0cmVhbS10ZXN0cw"
 
+#: How many clients a fault run has at a time.
+LINES = 8
+
 
 class KafkaCluster:
-    """One or several Kafka servers with data in one folder; each can be killed and started again."""
+    """One or several Kafka servers with data in one folder; each can be killed and started again.
+
+    Clients go where a server tells them to. With `lines` each has so many further
+    listeners, and tells whoever comes to one of them to come to another port, where
+    nobody listens: a test has a proxy there.
+    """
 
     def __init__(
-        self, folder: Path, servers: int = 1, *, secure: bool = False, preferred_port: int = 0, settings: Mapping[str, object] = {}
-    ) -> None:
+        self, folder: Path, servers: int = 1, *, secure: bool = False, preferred_port: int = 0, settings: Mapping[str, object] = {},
+        lines: int = 0,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.servers = range(1, servers + 1)
+        self.lines = range(1, lines + 1)
         self._secure = secure
         self._preferred_port = preferred_port
         self._settings = settings
@@ -50,6 +60,15 @@ class KafkaCluster:
     def ca(self) -> Path:
         """The certificate that signs the secure address's own."""
         return self.folder / "ca.pem"
+
+    def port(self, number: int = 1) -> int:
+        """Where a server takes all clients."""
+        return self._ports()[f"plain-{number}"]
+
+    def line(self, line: int, number: int = 1) -> tuple[int, int]:
+        """Where a server takes the clients of a line, and where it tells them to come to."""
+        ports = self._ports()
+        return ports[f"line-{line}-{number}"], ports[f"proxy-{line}-{number}"]
 
     def pid(self, number: int = 1) -> int | None:
         """The process id of a server, while it runs."""
@@ -72,14 +91,18 @@ class KafkaCluster:
         """Start one again; it answers a moment later."""
         self._launch(number)
 
-    def stop(self, *, kill: bool = False) -> None:
-        """End all of them."""
-        for child in self._children.values():
-            child.stop(kill=kill)
+    def stop(self, *numbers: int, kill: bool = False) -> None:
+        """End these, or all of them."""
+        for number in numbers or self.servers:
+            self._children[number].stop(kill=kill)
 
     def kill(self, number: int = 1) -> None:
         """End one without a chance to write anything."""
         self._children[number].stop(kill=True)
+
+    def clear(self) -> None:
+        """Forget what they held, once they are stopped."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def answers(self, servers: int = 1) -> bool:
         """Whether so many servers are in the cluster, and all that should listen here do."""
@@ -101,6 +124,7 @@ class KafkaCluster:
         file = self.folder / "ports"
         if not file.exists():
             names = [f"{kind}-{number}" for number in self.servers for kind in ("plain", "controller")] + ["secure-1"] * self._secure
+            names += [f"{kind}-{line}-{number}" for kind in ("line", "proxy") for line in self.lines for number in self.servers]
             taken: dict[str, int] = {}
             for name in names:
                 while (port := free_port(self._preferred_port if name == "plain-1" else 0)) in taken.values():
@@ -114,6 +138,9 @@ class KafkaCluster:
         ports, copies = self._ports(), min(3, len(self.servers))
         listening = [f"PLAIN://127.0.0.1:{ports[f'plain-{number}']}", f"CONTROLLER://127.0.0.1:{ports[f'controller-{number}']}"]
         advertised = listening[:1]
+        for line in self.lines:
+            listening.append(f"LINE{line}://127.0.0.1:{ports[f'line-{line}-{number}']}")
+            advertised.append(f"LINE{line}://127.0.0.1:{ports[f'proxy-{line}-{number}']}")
         secure: dict[str, object] = {}
         if self._secure and number == 1:
             listening.append(f"SECURE://127.0.0.1:{ports['secure-1']}")
@@ -127,7 +154,11 @@ class KafkaCluster:
             "inter.broker.listener.name": "PLAIN",
             "listeners": ",".join(listening),
             "advertised.listeners": ",".join(advertised),
-            "listener.security.protocol.map": "PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
+            "listener.security.protocol.map": ",".join(
+                ["PLAIN:PLAINTEXT", "CONTROLLER:PLAINTEXT", "SECURE:SASL_SSL", *(f"LINE{line}:PLAINTEXT" for line in self.lines)]
+            ),
+            # One client comes to each.
+            **{f"listener.name.line{line}.num.network.threads": 1 for line in self.lines},
             # Tests make hundreds of partitions.
             "log.index.size.max.bytes": 262_144,
             "log.dirs": self.folder / f"data-{number}",
@@ -145,6 +176,8 @@ class KafkaCluster:
             "group.consumer.heartbeat.interval.ms": 200,
             "group.consumer.min.session.timeout.ms": 1000,
             "group.consumer.session.timeout.ms": 6000,
+            # Whoever died within a transaction is missed after its ten seconds, and not after twenty.
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
             # A server that was killed is known again soon after it is back.
             "broker.heartbeat.interval.ms": 500,
             "broker.session.timeout.ms": 6000,
@@ -178,7 +211,7 @@ class Kafka:
     name = "kafka"
 
     def __init__(self) -> None:
-        self.cluster = KafkaCluster(HOME / "kafka", secure=True, preferred_port=19092)
+        self.cluster = KafkaCluster(HOME / "kafka", secure=True, preferred_port=19092, lines=LINES)
 
     def install(self) -> None:
         install()
@@ -193,7 +226,7 @@ class Kafka:
         return self.cluster.pid() is not None
 
     def clear(self) -> None:
-        shutil.rmtree(self.cluster.folder, ignore_errors=True)
+        self.cluster.clear()
 
     def env(self) -> Mapping[str, str]:
         secure = f"kafka://{USER}:{PASSWORD}@{self.cluster.secure_bootstrap}?ca={self.cluster.ca}"

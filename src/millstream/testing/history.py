@@ -135,13 +135,14 @@ class Reader:
 
     `seen` are (key, value). With `once` an effect may not be repeated; without it a
     delivery may come again, but never overtake another of its key. `dead` are the
-    values that ended as dead letters.
+    values that ended as dead letters. With `topic` it reads that part of the log alone.
     """
 
     name: str
     seen: Sequence[tuple[str, str]]
     once: bool
     dead: frozenset[str] = frozenset()
+    topic: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,12 +226,13 @@ def check(history: History, log: Sequence[Stored], readers: Iterable[Reader] = (
     return found
 
 
-def check_polls(history: History, *, ordered: bool = True, positions: bool = True) -> list[Violation]:
+def check_polls(history: History, readers: Iterable[Reader] = (), *, ordered: bool = True, positions: bool = True) -> list[Violation]:
     """Everything that is wrong with what consumers have polled, once every group has drained all it subscribes to.
 
-    All groups are taken to read the same topics, from their beginning. Without
-    `positions`, those of the records mean nothing (a queue numbers each delivery anew);
-    without `ordered`, a key's order is not promised either.
+    All groups are taken to read the same topics, from their beginning; what they have
+    polled together is the log that `readers` are held to. Without `positions`, those of
+    the records mean nothing (a queue numbers each delivery anew); without `ordered`, a
+    key's order is not promised either.
     """
     everything = dict.fromkeys(record for poll in history.polls for record in poll.records)
     log = sorted(everything, key=lambda record: (record.partition, record.position)) if positions else list(everything)
@@ -242,12 +244,14 @@ def check_polls(history: History, *, ordered: bool = True, positions: bool = Tru
         if positions:
             about += _jumps(polls, log)
         if ordered:
-            first = list(dict.fromkeys((record.key, record.value) for poll in polls for record in poll.records))
-            about += _order(first, log) if positions else _sends(first)
+            first = list(dict.fromkeys(record for poll in polls for record in poll.records))
+            about += _order(first, log) if positions else _sends((record.key, record.value) for record in first)
         unsettled = sorted(read.keys() - history.settled[group])
         about += [Violation("unsettled", f"{value} was delivered, and nobody has settled it") for value in unsettled]
         found += [Violation(violation.kind, f"{group}: {violation.text}") for violation in about]
     found += _divergence(history)
+    for reader in readers:
+        found += _reader(log, reader, ordered=ordered, positions=positions)
     return found
 
 
@@ -356,18 +360,30 @@ def _jumps(polls: Sequence[Poll], log: Sequence[Stored]) -> Iterable[Violation]:
             last[poll.consumer, partition] = taken[-1]
 
 
-def _order(first: Sequence[tuple[str, str]], log: Sequence[Stored]) -> Iterable[Violation]:
-    """What a group saw of a key for the first time, as pairs of key and value, came in the order of the log."""
-    order: dict[str, list[str]] = defaultdict(list)
-    for key, value in dict.fromkeys((stored.key, stored.value) for stored in log):
-        order[key].append(value)
-    seen: dict[str, list[str]] = defaultdict(list)
-    for key, value in first:
-        seen[key].append(value)
-    for key, got in seen.items():
-        there = set(got)
-        if got != [value for value in order[key] if value in there]:
-            yield Violation("out of order", f"key {key!r} lies in the log as {order[key]}, and was seen as {got}")
+def _order(first: Sequence[Stored], log: Sequence[Stored]) -> Iterable[Violation]:
+    """What a group saw of a topic's key for the first time came in the order of the log."""
+    order: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for stored in log:
+        order[_topic(stored), stored.key].append(stored.value)
+    seen: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for stored in first:
+        seen[_topic(stored), stored.key].append(stored.value)
+    for (topic, key), values in seen.items():
+        got, there = list(dict.fromkeys(values)), set(values)
+        expected = [value for value in dict.fromkeys(order[topic, key]) if value in there]
+        if got != expected:
+            yield Violation("out of order", f"key {key!r} of {topic} {_difference(expected, got)}")
+
+
+def _difference(expected: Sequence[str], got: Sequence[str]) -> str:
+    """Where what was seen leaves the order of the log, with what is around it there."""
+    at = next(n for n, (one, other) in enumerate(zip(expected, got, strict=True)) if one != other)
+    around = slice(max(0, at - 1), at + 5)
+    return f"lies in the log as {expected[around]}, and was seen as {got[around]}"
+
+
+def _topic(stored: Stored) -> str:
+    return stored.partition.rpartition("/")[0]
 
 
 def _divergence(history: History) -> Iterable[Violation]:
@@ -393,9 +409,12 @@ def _gaps(log: Sequence[Stored]) -> Iterable[Violation]:
             yield Violation("gap", f"the positions of {partition} are not contiguous: {sorted(taken)}")
 
 
-def _reader(log: Sequence[Stored], reader: Reader) -> Iterable[Violation]:
+def _reader(log: Sequence[Stored], reader: Reader, *, ordered: bool = True, positions: bool = True) -> Iterable[Violation]:
+    theirs = [stored for stored in log if reader.topic in (None, _topic(stored))]
+    if positions:
+        theirs.sort(key=lambda s: (s.partition, s.position))
     order: dict[str, list[str]] = defaultdict(list)
-    for key, value in dict.fromkeys((s.key, s.value) for s in sorted(log, key=lambda s: (s.partition, s.position))):
+    for key, value in dict.fromkeys((s.key, s.value) for s in theirs):
         if value not in reader.dead:
             order[key].append(value)
     seen: dict[str, list[str]] = defaultdict(list)
@@ -415,5 +434,9 @@ def _reader(log: Sequence[Stored], reader: Reader) -> Iterable[Violation]:
         if unseen := sorted(set(expected) - set(got)):
             yield Violation("unseen", f"{reader.name}: never saw {', '.join(unseen)} of key {key!r}")
         there, alive = set(got), set(expected)
-        if [value for value in got if value in alive] != [value for value in expected if value in there]:
-            yield Violation("out of order", f"{reader.name}: key {key!r} was published as {expected}, and seen as {got}")
+        came, stored = [value for value in got if value in alive], [value for value in expected if value in there]
+        if positions and came != stored:
+            yield Violation("out of order", f"{reader.name}: key {key!r} {_difference(stored, came)}")
+    if ordered and not positions:
+        for violation in _sends(reader.seen):
+            yield Violation(violation.kind, f"{reader.name}: {violation.text}")

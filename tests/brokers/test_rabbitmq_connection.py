@@ -3,12 +3,12 @@
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.brokers.certificates import Authority
 from tests.brokers.rabbitmq_server import rabbitmq_url
 from tests.brokers.words import declared, made, published, taken, until
 from tools.services.rabbitmq import RabbitServer
@@ -33,20 +33,14 @@ class Guarded:
 
     def start(self) -> None:
         """Make certificates, and start it."""
-        self._certify("ca", "-addext", "keyUsage=critical,keyCertSign")
-        for name in ("server", "client"):
-            ours = ("-CA", str(self.folder / "ca.pem"), "-CAkey", str(self.folder / "ca.key"))
-            self._certify(name, *ours, "-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1")
-        options = {"cacertfile": "ca.pem", "certfile": "server.pem", "keyfile": "server.key"}
+        authority = Authority(self.folder)
+        files = {
+            "cacertfile": authority.certificate("ca"), "certfile": authority.certificate("server"), "keyfile": authority.key("server")
+        }  # fmt: skip
         self.server.start(
             f"listeners.ssl.1 = 127.0.0.1:{self.tls}\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
-            + "".join(f"ssl_options.{name} = {self.folder / file}\n" for name, file in options.items())
+            + "".join(f"ssl_options.{name} = {file}\n" for name, file in files.items())
         )
-
-    def _certify(self, name: str, *options: str) -> None:
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        files = ["-subj", f"/CN={name}", "-keyout", str(self.folder / f"{name}.key"), "-out", str(self.folder / f"{name}.pem")]
-        subprocess.run([*command, *files, *options], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

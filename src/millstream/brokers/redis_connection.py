@@ -17,7 +17,8 @@ CONNECTING = 10.0
 SILENCE = 10.0
 #: How errors begin that pass, and that say that this one may not do what it asks.
 _PASSING = ("LOADING", "BUSY ", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
-_REFUSED = ("NOAUTH", "WRONGPASS", "NOPERM", "READONLY")
+_OUTSIDE = ("NOAUTH", "WRONGPASS")
+_REFUSED = ("NOPERM", "READONLY")
 
 Argument = bytes | str | int
 Answer = Any
@@ -124,6 +125,8 @@ class Connection(asyncio.Protocol):
     def _explained(self, text: str) -> MillstreamError:
         if text.startswith(_PASSING):
             return BrokerUnavailableError(f"{self.settings.name} is not ready: {text}. The same call may succeed later.")
+        if text.startswith(_OUTSIDE):
+            return ConfigurationError(f"{self.settings.name} lets nobody in: {text.rstrip('.')}. Check user and password.")
         if text.startswith(_REFUSED):
             return ConfigurationError(
                 f"{self.settings.name} does not allow it: {text}. Check the user, what it may do, and that this is no replica."
@@ -132,8 +135,11 @@ class Connection(asyncio.Protocol):
             return UnknownScriptError(f"{self.settings.name} does not know a script: {text}")
         return BrokerError(f"{self.settings.name} refused: {text}")
 
-    def _gone(self) -> MillstreamError:
-        return BrokerUnavailableError(f"the connection to {self.settings.name} is gone. The same call may succeed later.")
+    def _gone(self, why: Exception | None = None) -> MillstreamError:
+        because = f": {why}" if why is not None else ""
+        # With TLS 1.3 a server ends only afterwards a connection whose certificate it does not like.
+        always = " If it never does, the server may want a certificate: check cert= and key=." if self.settings.tls is not None else ""
+        return BrokerUnavailableError(f"the connection to {self.settings.name} is gone{because}. The same call may succeed later.{always}")
 
     # asyncio.Protocol
 
@@ -170,14 +176,14 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._closed.done():
             self._closed.set_result(None)
-        self._end()
+        self._end(exc)
 
-    def _end(self) -> None:
-        error = self.lost = self.lost or self._gone()
+    def _end(self, why: Exception | None = None) -> None:
+        error = self.lost = self.lost or self._gone(why)
         asked, self._asked = self._asked, deque()
         for answer in asked:
             if not answer.done():
-                answer.set_exception(self._gone())
+                answer.set_exception(self._gone(why))
                 # Whoever waited for it may have gone.
                 answer.exception()
         on_lost, self.on_lost = self.on_lost, None

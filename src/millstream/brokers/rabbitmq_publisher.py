@@ -317,7 +317,9 @@ class RabbitPublisher:
             if isinstance(error, RefusedError) and error.code == NOT_FOUND:
                 for exchange in named:
                     self._gone(exchange)
-                error = BrokerUnavailableError(f"{error} The topic was deleted: publish again to make it anew.")
+                error = BrokerUnavailableError(
+                    f"{self._settings.name}: {error.text}. The topic was deleted: publish again to make it anew."
+                )
             self._settle_all([message for message in self._pending if message.exchange in named], error)
         elif len(doubtful) == 1:
             self._settle_all(doubtful, error)

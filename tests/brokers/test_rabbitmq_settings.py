@@ -7,7 +7,7 @@ import pytest
 from millstream.brokers import rabbitmq_amqp as amqp
 from millstream.brokers.rabbitmq import _group_arguments
 from millstream.brokers.rabbitmq_amqp import Delivered
-from millstream.brokers.rabbitmq_connection import Connection
+from millstream.brokers.rabbitmq_connection import Connection, refusal
 from millstream.brokers.rabbitmq_settings import settings_of
 from millstream.brokers.rabbitmq_wire import RabbitReader, event_content
 from millstream.contracts.envelope import Envelope
@@ -67,6 +67,25 @@ async def test_a_queue_drops_nothing_that_is_delivered_often(version: bytes, lim
     connection.server = {"version": version}
 
     assert _group_arguments(connection) == {"x-queue-type": "quorum", "x-single-active-consumer": True, **limit}
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "told"),
+    [
+        (403, "ACCESS_REFUSED - no", "Check user, password, virtual host"),
+        (404, "NOT_FOUND - no queue 'q'", "next start of the service that needs it declares it anew"),
+        (405, "RESOURCE_LOCKED - cannot obtain exclusive access", "once that one has ended"),
+        (406, "PRECONDITION_FAILED - inequivalent arg 'x-queue-type'", "choose another name"),
+        (406, "PRECONDITION_FAILED - delivery acknowledgement on channel 2 timed out", "consumer_timeout"),
+        (541, "INTERNAL_ERROR", "server's log"),
+    ],
+)
+def test_what_the_server_refuses_is_told_with_what_to_do(code: int, text: str, told: str) -> None:
+    """Its own words alone say only what happened."""
+    error = str(refusal(code, text, "rabbitmq://host"))
+
+    assert error.startswith(f"rabbitmq://host refuses: {text} ({code}). ")
+    assert told in error
 
 
 @pytest.mark.parametrize("size", [0, 1, 4088, 4089, 20_000])

@@ -23,6 +23,14 @@ FRAME_MAX = 131_072
 #: The server may not, or not here: somebody has to change settings.
 FORBIDDEN = (403, 530)
 NOT_FOUND, LOCKED, DIFFERENT = 404, 405, 406
+#: What to do about what else it refuses.
+_NEXT = {
+    NOT_FOUND: "Somebody has deleted it: the next start of the service that needs it declares it anew.",
+    LOCKED: "Another connection has it for itself: the same call may succeed once that one has ended.",
+    DIFFERENT: "Give it back the settings that it had, remove it, or choose another name.",
+}
+_TOO_SLOW = "What was in hand, or waited here, is delivered again. Lower prefetch=, have handlers end sooner, or raise consumer_timeout."
+_UNUSUAL = "Look for this in the server's log; the same call may succeed later."
 
 _DELIVER, _ACK, _NACK, _RETURN = (bytes((0, c, 0, n)) for c, n in (amqp.DELIVER, amqp.ACK, amqp.NACK, amqp.RETURN))
 _CONTENT = (_DELIVER, _RETURN, bytes((0, 60, 0, 71)))
@@ -32,7 +40,8 @@ class RefusedError(BrokerError):
     """The server closed a channel because of something it was asked on it."""
 
     def __init__(self, code: int, text: str, name: str) -> None:
-        super().__init__(f"{name} refuses: {text} ({code}).")
+        what_next = _TOO_SLOW if "delivery acknowledgement" in text else _NEXT.get(code, _UNUSUAL)
+        super().__init__(f"{name} refuses: {text} ({code}). {what_next}")
         self.code = code
         self.text = text
 
@@ -57,6 +66,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, settings: RabbitSettings) -> None:
         self.settings = settings
         self.lost: MillstreamError | None = None
+        self._why = ""
         self.blocked = ""
         """Why the server takes nothing at the moment."""
         self.server: Mapping[str, Any] = {}
@@ -78,7 +88,7 @@ class Connection(asyncio.Protocol):
     @classmethod
     async def connect(cls, settings: RabbitSettings, *, name: str = "millstream") -> Self:
         """Try one server after the other; raises `BrokerUnavailableError`, or `ConfigurationError` where nobody is let in."""
-        problem: Exception | None = None
+        problem, why = None, ""
         for host, port in settings.servers:
             connection = cls(settings)
             connection._title = name
@@ -89,7 +99,7 @@ class Connection(asyncio.Protocol):
                     )
                     await connection._opened
             except (OSError, BrokerUnavailableError) as error:
-                problem = error
+                problem, why = error, connection._why or str(error) or "no answer"
                 connection.abort()
             except BaseException:
                 connection.abort()
@@ -99,7 +109,7 @@ class Connection(asyncio.Protocol):
         if isinstance(problem, ssl.SSLError) and not isinstance(problem, ssl.SSLEOFError):
             raise _no_tls(settings, problem) from problem
         raise BrokerUnavailableError(
-            f"{settings.name} cannot be reached: {problem or 'no answer'}. Check that the server runs, and speaks AMQP "
+            f"{settings.name} cannot be reached: {why}. Check that the server runs, and speaks AMQP "
             f"{'with' if settings.tls else 'without'} TLS on this port; the same call may succeed later."
         ) from problem
 
@@ -120,7 +130,10 @@ class Connection(asyncio.Protocol):
         else:
             number = max(self._channels, default=0) + 1
             if self._channel_max and number > self._channel_max:
-                raise BrokerError(f"{self.settings.name} allows {self._channel_max} channels to a connection, and all are taken.")
+                raise BrokerError(
+                    f"{self.settings.name} allows {self._channel_max} channels to a connection, and all are taken. Raise channel_max, or "
+                    "have more members share the partitions."
+                )
         channel = self._channels[number] = Channel(self, number)
         await channel.call(amqp.CHANNEL_OPEN, b"\x00")
         return channel
@@ -271,6 +284,7 @@ class Connection(asyncio.Protocol):
     def _lose(self, why: str, error: MillstreamError | None = None) -> None:
         if self.lost is not None:
             return
+        self._why = why
         self.lost = error or BrokerUnavailableError(
             f"the connection to {self.settings.name} is gone: {why}. Check that the server runs; the same call may succeed later."
         )
@@ -461,7 +475,7 @@ class Channel:
             case amqp.CHANNEL_CLOSE_OK:
                 self.connection.forget(self.number)
                 self._answer(payload)
-                self.end(BrokerError("this channel was closed"), told=False)
+                self.end(BrokerError("this channel was closed by who uses it; open another one"), told=False)
             case amqp.CANCEL:
                 self.on_cancel()
             case amqp.FLOW:

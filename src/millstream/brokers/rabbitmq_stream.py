@@ -201,7 +201,9 @@ class RabbitStreams:
                         "it; the service's next start declares it anew."
                     ) from error
                 if loop.time() > deadline:
-                    raise BrokerUnavailableError(f"{error} The stream {stream!r} may be ready later: try again.") from error
+                    raise BrokerUnavailableError(
+                        f"{self._name}: {error.text}. The stream {stream!r} may be ready later: try again."
+                    ) from error
             await asyncio.sleep(AGAIN)
 
     async def _ask(self, stream: str, start: int | str, most: int) -> list[Raw]:

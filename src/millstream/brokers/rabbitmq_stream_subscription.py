@@ -164,7 +164,8 @@ class RabbitStreamSubscription(RabbitSubscription):
                 claim.reading = channel
                 channel.on_message = lambda delivered, header, body: self._arrived(claim, generation, delivered, header, body)
                 channel.on_closed = lambda error: self._lose(claim, error)
-                channel.on_cancel = lambda: self._lose(claim, BrokerUnavailableError("its stream was deleted or moved"))
+                moved = BrokerUnavailableError("its stream was deleted or moved; it is read again where it is now")
+                channel.on_cancel = lambda: self._lose(claim, moved)
                 await channel.prefetch(self._connection.settings.prefetch)
                 await channel.consume(stream_of(claim.partition), tag=self._tag, arguments={"x-stream-offset": position})
         except RefusedError as error:

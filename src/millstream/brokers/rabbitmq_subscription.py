@@ -221,7 +221,7 @@ class RabbitSubscription(MemberReceiving):
         claim = self._new_claim(partition, channel)
         channel.on_message = lambda delivered, header, body: self._came(claim, (delivered, header, body))
         channel.on_closed = lambda error: self._lose(claim, error)
-        channel.on_cancel = lambda: self._lose(claim, BrokerError("its queue was deleted or moved"))
+        channel.on_cancel = lambda: self._lose(claim, BrokerError("its queue was deleted or moved; it is claimed again where it is now"))
         self.claims[partition] = claim
         try:
             await channel.prefetch(self._connection.settings.prefetch)

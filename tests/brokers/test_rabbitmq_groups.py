@@ -9,7 +9,7 @@ from tests.brokers.words import declared, made, published, taken, until
 
 from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription
-from millstream.core.broker import Figure
+from millstream.core.broker import Figure, PartitionState
 from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -84,7 +84,7 @@ async def test_the_lag_is_exact_while_nobody_works(broker: RabbitBroker) -> None
 
 
 async def test_the_age_is_that_of_the_first_event_that_is_not_done(broker: RabbitBroker) -> None:
-    """Whether it waits in memory, is in hand, or was given back; unknown to those who have not got it, and while there is none."""
+    """Whether it waits in memory, is in hand, or was given back; unknown while there is none."""
     topic, group = await declared(broker, partitions=1)
     sent = made(topic, 30)
     member = Member(await broker.open(group, "m"))
@@ -106,8 +106,6 @@ async def test_the_age_is_that_of_the_first_event_that_is_not_done(broker: Rabbi
     items = await taken(member, 10, settle=False)
     await member.subscription.settle((), items)
     await look()
-    async with RabbitBroker(rabbitmq_url()) as other:
-        (elsewhere,) = await other.positions(group)
     await taken(member, 10)
     await look()
     await member.close()
@@ -115,7 +113,48 @@ async def test_the_age_is_that_of_the_first_event_that_is_not_done(broker: Rabbi
     first, unknown = [(e.time, "estimated") for e in sent], (None, "unknown")
     assert [age for age in ages if age != unknown] == [first[0], first[0], first[10], first[10], first[20], first[20]]
     assert (ages[0], ages[-1]) == (unknown, unknown)
-    assert elsewhere.oldest == Figure(None, "unknown")
+
+
+async def test_other_processes_learn_what_members_hold(broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask, and every process with members answers: how much it has, and how old it is. Of a stopped group only the depth is known."""
+    topic, group = await declared(broker, partitions=2)
+    await published(broker, made(topic, 30))
+    async with RabbitBroker(rabbitmq_url()) as second, RabbitBroker(rabbitmq_url()) as console:
+        members = [Member(await each.open(group, name)) for each, name in ((broker, "one"), (second, "two"))]
+
+        async def both() -> None:
+            for member in members:
+                await member.step(1, 0.01)
+
+        await until(lambda: all(len(m.partitions) == 1 and m.in_hand for m in members), both, lambda: "they do not share")
+        first = {m.in_hand[0].partition: m.in_hand[0].envelope for m in members}
+        states: list[PartitionState] = []
+
+        async def look() -> None:
+            states[:] = await console.positions(group)
+
+        await until(lambda: sum(state.waiting.value or 0 for state in states) == 30, look, lambda: f"they hold {states}")
+        assert {state.owner for state in states} == {"one", "two"}
+        for state in states:
+            event = first[state.partition]
+            assert event is not None
+            assert state.oldest == Figure(event.time, "estimated")
+
+        # Who cannot hear does not answer, and hears again within a second.
+        ear = second._held._channel
+        assert ear is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(second, "_hear", broker._hear)
+            await ear.close()
+            await look()
+        assert {state.owner for state in states} == {"one", None}
+        await until(lambda: {state.owner for state in states} == {"one", "two"}, look, lambda: f"only {states} answer")
+        for member in members:
+            await member.close()
+        stopped = await console.positions(group)
+
+    assert sum(state.waiting.value or 0 for state in stopped) == 30
+    assert {(state.waiting.quality, state.oldest.quality, state.owner) for state in stopped} == {("exact", "unknown", None)}
 
 
 async def test_a_member_that_does_not_give_up_in_time_loses_what_another_needs(

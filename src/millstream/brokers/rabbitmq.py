@@ -1,6 +1,7 @@
 """RabbitMQ as a broker; see docs/how-to/run-on-rabbitmq.md."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -16,6 +17,7 @@ from millstream.brokers import rabbitmq_amqp as amqp
 from millstream.brokers import rabbitmq_broadcast
 from millstream.brokers.rabbitmq_broadcast import RabbitListener
 from millstream.brokers.rabbitmq_connection import DIFFERENT, NOT_FOUND, Channel, Connection, RefusedError
+from millstream.brokers.rabbitmq_held import Held, RabbitHeld
 from millstream.brokers.rabbitmq_publisher import Outgoing, RabbitPublisher
 from millstream.brokers.rabbitmq_register import GroupRecord, RabbitRegister, Register, TopicRecord
 from millstream.brokers.rabbitmq_settings import RabbitSettings, settings_of
@@ -88,6 +90,7 @@ class RabbitBroker:
         self._unread = RabbitUnread(self.name, self._readers)
         self._publisher = RabbitPublisher(self._settings, self._connected, self._forget_topic, self._unread)
         self._register = RabbitRegister(self.name, self._connected, self._publish_one, _queue_arguments)
+        self._held = RabbitHeld(self._connected, self._report)
         self._streams = None
         if self._settings.streams:
             self._streams = RabbitStreams(self.name, self._connected, self._publish_one, self._reader)
@@ -432,10 +435,18 @@ class RabbitBroker:
             connection.abort()
             raise
         self._subscriptions.add(subscription)
+        await self._hear()
         return subscription
+
+    async def _hear(self) -> None:
+        """Have others learn what the members of this process hold; whoever cannot be told goes without."""
+        if self._streams is None:
+            with contextlib.suppress(MillstreamError):
+                await self._held.hear({subscription.group for subscription in self._subscriptions})
 
     async def _consumers(self, queues: Sequence[str]) -> Sequence[int]:
         """How many consumers each of these queues has; one that is not there has none."""
+        await self._hear()
         async with await self._channel() as channel:
             asked = [channel.ask_queue(name, passive=True) for name in queues]
             try:
@@ -531,7 +542,22 @@ class RabbitBroker:
             return await asyncio.gather(
                 *(self._place_of(self._streams, group, partition, queue, taken=bool(n)) for (partition, queue), (_, n) in places)
             )
-        return [self._state(group, partition, *count) for partition, count in zip(queues, counts, strict=True)]
+        mine = {held.partition: held for held in self._report(group)}
+        others = {partition for partition, (_, consumers) in zip(queues, counts, strict=True) if consumers} - mine.keys()
+        if others:
+            # What a member cannot say stays unknown.
+            with contextlib.suppress(MillstreamError):
+                mine = {held.partition: held for held in await self._held.ask(group, others)} | mine
+        return [_state(partition, *count, mine.get(partition)) for partition, count in zip(queues, counts, strict=True)]
+
+    def _report(self, group: str) -> list[Held]:
+        """What the members of this process hold of a group's queues."""
+        return [
+            Held(partition.topic, partition.number, subscription.member, claim.held, subscription.oldest(claim))
+            for subscription in self._subscriptions
+            if subscription.group == group
+            for partition, claim in subscription.claims.items()
+        ]
 
     async def _place_of(self, streams: RabbitStreams, group: str, partition: Partition, queue: str, *, taken: bool) -> PartitionState:
         place, head = await asyncio.gather(streams.place(queue), streams.head(partition))
@@ -551,20 +577,6 @@ class RabbitBroker:
             oldest = Figure(envelope.time, "estimated") if envelope is not None and envelope.time else UNKNOWN
         return PartitionState(partition=partition, committed=committed, head=Figure(head), oldest=oldest, owner=owner)
 
-    def _state(self, group: str, partition: Partition, ready: int, consumers: int) -> PartitionState:
-        claims = [(s, claim) for s in self._subscriptions if s.group == group and (claim := s.claims.get(partition)) is not None]
-        # What a member of another process has in hand is not counted by anybody.
-        known = sum(len(claim.hand) + len(claim.waiting) + len(claim.back) for _, claim in claims)
-        times = [time for subscription, claim in claims if (time := subscription.oldest(claim)) is not None]
-        return PartitionState(
-            partition=partition,
-            committed=UNKNOWN,
-            head=UNKNOWN,
-            oldest=Figure(min(times), "estimated") if times else UNKNOWN,
-            owner=claims[0][0].member if claims else None,
-            waiting=Figure(ready + known, "estimated" if consumers else "exact"),
-        )
-
     async def seek(self, group: str, positions: Sequence[tuple[Partition, int]]) -> None:
         streams = self._history(f"group {group!r} cannot be moved")
         record, register = await self._record(group)
@@ -583,6 +595,17 @@ class RabbitBroker:
     async def retain(self, topic: str, *, force: bool = False) -> int:
         """A queue holds nothing but what its group has not handled, and a stream removes by itself what is old."""
         return 0
+
+
+def _state(partition: Partition, ready: int, consumers: int, held: Held | None) -> PartitionState:
+    return PartitionState(
+        partition=partition,
+        committed=UNKNOWN,
+        head=UNKNOWN,
+        oldest=Figure(held.oldest, "estimated") if held is not None and held.oldest is not None else UNKNOWN,
+        owner=held.member if held is not None else None,
+        waiting=Figure(ready + (held.count if held is not None else 0), "estimated" if consumers else "exact"),
+    )
 
 
 def _process() -> str:

@@ -54,6 +54,11 @@ class Claim:
         """When it has to be given up, if another member needs it."""
 
     @property
+    def held(self) -> int:
+        """How many came and are not settled."""
+        return len(self.hand) + len(self.waiting) + len(self.back)
+
+    @property
     def first_left(self) -> int | None:
         """The first that was handed out and is not settled."""
         first = None

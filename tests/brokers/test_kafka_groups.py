@@ -17,6 +17,7 @@ from tests.brokers.words import PATIENCE, declared, made, published, taken, uniq
 from tools.services.kafka import KafkaCluster
 
 from millstream import App
+from millstream.app.queries import age_of
 from millstream.brokers.kafka import KafkaBroker
 from millstream.brokers.kafka_settings import settings_of
 from millstream.contracts.errors import BrokerError, ConfigurationError, PositionLostError, TooLargeError
@@ -559,6 +560,42 @@ async def test_a_compacted_topic_is_refused_unless_it_is_allowed_by_name(policy:
         member = Member(await broker.open(group, "m"))
         await taken(member, 3)
         await member.close()
+
+
+async def test_how_long_the_next_event_has_waited_is_known_with_a_member_and_without() -> None:
+    """To the millisecond, by the server's clock: of a group that nobody runs yet, of one that works, and of one that has stopped."""
+    async with KafkaBroker(kafka_url()) as broker:
+        topic, group = await declared(broker, partitions=1)
+        spans: list[tuple[float, float]] = []
+        for prefix in ("early", "late"):
+            began = time.time()
+            await published(broker, made(topic, 3, prefix=prefix))
+            ended = time.time()
+            spans.append((began, ended))
+            await until(lambda: time.time() > ended + 0.1, lambda: asyncio.sleep(0.01), lambda: "the clock stands still")  # noqa: B023
+
+        async def check(span: tuple[float, float]) -> None:
+            (state,) = await broker.positions(group)
+            assert state.oldest.quality == "exact"
+            assert span[0] - 0.001 <= (state.oldest.value or 0) / 1e6 <= span[1]
+            now = time.time()
+            age = age_of([state], int(now * 1e6))
+            assert age.quality == "exact"
+            assert now - span[1] <= (age.seconds or 0) <= now - span[0] + 0.001
+
+        await check(spans[0])
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 3)
+        committed: list[int | None] = []
+
+        async def look() -> None:
+            (state,) = await broker.positions(group)
+            committed[:] = [state.committed.value]
+
+        await until(lambda: committed == [3], look, lambda: f"the group stands at {committed}")
+        await check(spans[1])
+        await member.close()
+        await check(spans[1])
 
 
 async def test_the_time_of_a_producers_clock_is_an_estimate() -> None:

@@ -1,7 +1,6 @@
 """RabbitMQ with streams keeps what every broker with history has to keep, on a real server."""
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,20 +197,6 @@ async def test_where_a_group_stands_is_known_to_every_process(url: str) -> None:
 
     assert (mine.committed.value, mine.committed.quality, mine.head.value, mine.owner) == (4, "exact", 10, "m")
     assert (idle.committed.value, idle.committed.quality, idle.owner) == (6, "exact", None)
-
-
-async def test_a_moment_is_found_to_the_second(url: str) -> None:
-    """What was stored in an earlier second comes before it."""
-    async with RabbitBroker(url) as broker:
-        topic, _ = await declared(broker, partitions=1)
-        await published(broker, made(topic, 3))
-        moment = int(time.time()) + 1
-        await until(lambda: time.time() > moment, lambda: asyncio.sleep(0.05), lambda: "the clock stands still")
-        await published(broker, made(topic, 3, prefix="later"))
-        ((partition, _, _),) = await broker.bounds(topic)
-
-        assert await broker.position_at(partition, moment * 1_000_000) == 3
-        assert await broker.position_at(partition, (moment - 60) * 1_000_000) == 0
 
 
 async def test_a_stream_that_was_deleted_is_missed(url: str) -> None:

@@ -1,6 +1,7 @@
 """The suite finds what is wrong with a broker: each of these breaks one promise, and one test says so."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -145,6 +146,20 @@ class GivesEverybodyAll(MemoryBroker):
         return subscription
 
 
+class KnowsNoMoments(MemoryBroker):
+    """Finds the beginning and the end, and for any moment between them the end."""
+
+    async def position_at(self, partition: Partition, micros: int) -> int:
+        return await super().position_at(partition, micros if micros <= 0 else 1 << 62)
+
+
+class RunsLate(MemoryBroker):
+    """Its clock is a second off, and it calls what it reads there exact."""
+
+    def __init__(self) -> None:
+        super().__init__(micros=lambda: time.time_ns() // 1000 - 1_000_000)
+
+
 class ForgetsReleased(MemorySubscription):
     """What is released is never seen again."""
 
@@ -235,6 +250,8 @@ BROKEN = [
     (RemovesEarly, "test_retention_waits_for_every_group"),
     (ForgetsNobody, "test_a_forgotten_group_is_gone"),
     (SeeksAnyway, "test_a_group_that_nobody_runs_can_be_moved"),
+    (KnowsNoMoments, "test_a_moment_lies_between_what_was_stored_before_and_after"),
+    (RunsLate, "test_the_lag_is_told"),
     (TellsOne, "test_everybody_hears_a_broadcast"),
     (GivesEverybodyAll, "test_one_member_at_a_time_has_a_key"),
     (GivesEverybodyAll, "test_another_member_takes_over_what_one_gives_up"),

@@ -97,7 +97,7 @@ bench-brokers: .venv/.bench ## Measure on real brokers, beside their clients and
 soak: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and power cuts, checked against a recorded history
 	$(RUN)python -m tests.crash.soak --seconds $(SECONDS) $(ARGS)
 
-soak-brokers: .venv/.ready ## Faults on one real broker for as long as SECONDS says, as in `make soak-brokers ONLY=kafka`; a new seed each time
+soak-brokers: .venv/.ready ## Faults on the real brokers for as long as SECONDS says in all, a new seed each time: ONLY=kafka for one
 	@$(RUN)python -m tools.services run $(ONLY) -- $(RUN)python -m tests.brokers.faults $(ONLY) --seconds $(SECONDS) $(ARGS)
 
 services: .venv/.ready ## Real servers on loopback, for the tests: ONLY=kafka starts one; the URLs are kept in .services/env

@@ -30,11 +30,11 @@ class Network:
     def __init__(self, lines: Sequence[Sequence[Route]]) -> None:
         self._routes = lines
         self._lines: list[list[Proxy]] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._stack = AsyncExitStack()
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._thread.start()
         self._do(self._open())
         return self

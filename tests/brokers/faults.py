@@ -7,6 +7,7 @@ seed, the same faults in the same order; moments differ.
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.brokers.fault_network import Cut, Network
-from tests.brokers.fault_subjects import SUBJECTS, Server, Subject
+from tests.brokers.fault_subjects import SUBJECTS, Subject
 
 from millstream.app.connect import connect_broker
 from millstream.app.system_clock import SystemClock
@@ -80,6 +81,7 @@ class Run:
         self._network = Network(subject.lines(self._url))
         self._started = 0
         self._so_far, self._read = History(), dict[Path, int]()
+        self._victims = itertools.cycle(self._chance.sample(subject.servers, len(subject.servers)))
         self._step = LEAST
         self._transactions = False
         self.done: list[str] = []
@@ -260,7 +262,7 @@ class Run:
 
     def _stop_a_server(self) -> None:
         """It stands still, and answers nobody."""
-        pid = self._server().pid
+        pid = self._chance.choice(self._subject.servers).pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -275,19 +277,14 @@ class Run:
         self._without_one(kill=False)
 
     def _without_one(self, *, kill: bool) -> None:
-        """Those that are left go on meanwhile."""
-        server = self._server()
+        """One after the other; those that are left go on meanwhile."""
+        server = next(self._victims)
         server.stop(kill=kill)
         try:
             if len(self._subject.servers) > 1:
                 self._progress()
         finally:
             server.start()
-
-    def _server(self) -> Server:
-        number = self._chance.randrange(len(self._subject.servers))
-        self.done[-1] += f" ({number + 1})" if len(self._subject.servers) > 1 else ""
-        return self._subject.servers[number]
 
     # Processes
 
@@ -421,7 +418,7 @@ class Run:
                     await broker.forget(group.name)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one seed after another for so long; 1 at the first violation."""
     parser = argparse.ArgumentParser(prog="python -m tests.brokers.faults")
     parser.add_argument("services", nargs="*", metavar="SERVICE", help="whose subjects; those of all that run when none is named")
@@ -429,7 +426,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for all subjects together; each has one seed at least")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="as the tests do it: fewer faults, and none that lasts")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     known = {subject.of for subject in SUBJECTS.values()}
     if unknown := set(given.services) - known:
         parser.error(f"there is no service {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")

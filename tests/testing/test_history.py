@@ -368,6 +368,45 @@ def test_every_anomaly_that_is_planted_into_polls_is_found(plant: Callable[[Poll
     assert kind in polls.kinds()
 
 
+def polled(values: list[str], *, topics: tuple[str, ...] = ("t",)) -> History:
+    """Read a good history, in which one group has polled these values of one key from the only partition of each topic."""
+    history = History()
+    for value in dict.fromkeys(values):
+        history.add("sending", "k", value)
+        history.add("acknowledged", "k", value)
+    for topic in topics:
+        theirs = [value for value in values if len(topics) == 1 or value.startswith(topic)]
+        history.add("polled", "g/m", [[f"{topic}/0", n, "k", value] for n, value in enumerate(theirs)])
+    history.add("settled", "g/m", values)
+    return history
+
+
+@pytest.mark.parametrize(
+    ("effects", "with_positions", "without"),
+    [
+        (["p-1", "p-2", "p-3"], [], []),
+        (["p-1", "p-2", "p-3", "p-2"], ["double effect"], ["double effect"]),
+        (["p-1", "p-3"], ["unseen"], ["unseen"]),
+        (["p-1", "p-2", "p-3", "p-9"], ["unexpected"], ["unexpected"]),
+        (["p-2", "p-1", "p-3"], ["out of order"], ["nonmonotonic send"]),
+    ],
+)
+def test_effects_are_held_to_what_all_have_polled(effects: list[str], with_positions: list[str], without: list[str]) -> None:
+    """Where nobody can read the log, what the groups have polled of it together stands for it, with positions or without."""
+    history, reader = polled(["p-1", "p-2", "p-3"]), Reader("effects", [("k", value) for value in effects], once=True)
+
+    assert [violation.kind for violation in check_polls(history, [reader])] == with_positions
+    assert [violation.kind for violation in check_polls(history, [reader], positions=False)] == without
+    assert {v.kind for v in check_polls(history, [reader], positions=False, ordered=False)} == set(without) - {"nonmonotonic send"}
+
+
+def test_a_key_has_an_order_in_each_topic_and_none_between_topics() -> None:
+    """A group may read one topic before the other, and a reader of one has nothing to do with the other."""
+    history = polled(["b-1", "a-1", "b-2", "a-2"], topics=("b", "a"))
+
+    assert check_polls(history, [Reader("effects", [("k", "a-1"), ("k", "a-2")], once=True, topic="a")]) == []
+
+
 def test_a_queue_without_positions_is_judged_by_its_values(tmp_path: Path) -> None:
     """A redelivery is no anomaly there; an overtaking is."""
     journal = Journal(tmp_path, "p")

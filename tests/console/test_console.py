@@ -6,8 +6,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from msgspec import structs
 
+from millstream.brokers.sqlite import SqliteBroker
 from millstream.console.server import Console
+from millstream.contracts.message import contract_of
 
 from .system import OrderCreated, Screen, system
 
@@ -211,3 +214,19 @@ async def test_the_read_model_can_be_deleted_and_is_the_same_again(tmp_path: Pat
 
         assert after == before
         assert (await screen.get("/api/overview"))["dead"] == 3
+
+
+async def test_what_only_its_app_can_frame_is_not_published_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the id of its schema a deserializer of Confluent's could not read it; on a broker without frames nothing is missing."""
+    monkeypatch.setattr(OrderCreated, "__millstream__", structs.replace(contract_of(OrderCreated), wire="confluent"))
+    async with system(tmp_path) as (_, screen, _):
+        await screen.until("/api/contracts", lambda contracts: "order.created" in [contract["name"] for contract in contracts])
+        event = {"type": "order.created", "data": '{"order_id": "o-1"}'}
+
+        bare = await screen.client.post("/api/publish", json=event)
+        monkeypatch.setattr(SqliteBroker, "features", structs.replace(SqliteBroker.features, framed=True))
+        framed = await screen.client.post("/api/publish", json=event)
+
+    assert bare.status_code == 201
+    assert framed.status_code == 422
+    assert "millstream publish order.created --app MODULE:APP" in framed.text

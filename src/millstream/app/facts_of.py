@@ -92,8 +92,9 @@ def _wants(handler: Handler) -> str:
 def contract_fact(contract: Contract) -> ContractFact:
     """A contract and its schema."""
     return ContractFact(
-        contract.name, contract.version, contract.key, contract.topic, contract.kind, contract.summary, msgspec.Raw(schema_of(contract))
-    )
+        contract.name, contract.version, contract.key, contract.topic, contract.kind, contract.summary, msgspec.Raw(schema_of(contract)),
+        contract.wire,
+    )  # fmt: skip
 
 
 def schema_of(contract: Contract) -> bytes:

@@ -147,6 +147,11 @@ class Changes:
         contract = next((contract for contract in await self._model.contracts() if contract["name"] == asked.type), None)
         if contract is None:
             raise NotFoundError(f"no running service knows a contract {asked.type!r}")
+        if contract.get("wire") == "confluent" and self._broker.features.framed:
+            raise ValueError(
+                f"type: {asked.type} is published in Confluent's frame, with an id that only its App gets from the registry: "
+                f"millstream publish {asked.type} --app MODULE:APP"
+            )
         data = checked_json(asked.data)
         if not 1 <= asked.count <= MOST_PUBLISHED:
             raise ValueError(f"count: publish from 1 to {MOST_PUBLISHED} events at once")

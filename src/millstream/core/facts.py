@@ -110,6 +110,7 @@ class ContractFact(msgspec.Struct, frozen=True):
     summary: str
     schema: msgspec.Raw
     """Its JSON Schema."""
+    wire: str = "cloudevents"
 
 
 class HandlerFact(msgspec.Struct, frozen=True):

@@ -183,7 +183,7 @@ async def test_a_confluent_deserializer_reads_what_we_publish(python: Path, regi
     async def transact(asked: Asked) -> Shipped:
         return Shipped(asked.order_id, "in a transaction")
 
-    @app.subscriber(Shipped, wire="cloudevents", where={"order_id": ["o-1", "o-2"]})
+    @app.subscriber(Shipped, where={"order_id": ["o-1", "o-2"]})
     async def watch(shipped: Shipped, context: Context) -> None:
         seen.append((shipped, context.envelope.schema or "", context.envelope.data))
         if len(seen) == 5:

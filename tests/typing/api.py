@@ -30,6 +30,7 @@ class Prices:
 
 
 app = App("shop", broker="sqlite:///shop.db", schema="create table if not exists orders(id text primary key)")
+framed = App("framed", broker="kafka://localhost", registry="http://localhost:8081", publishes=[OrderCreated])
 router = Router()
 
 

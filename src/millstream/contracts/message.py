@@ -54,8 +54,10 @@ def event(
     """Make a dataclass, msgspec Struct, attrs class or pydantic model the contract of an event.
 
     The class itself is returned, unchanged but for `__millstream__`. The topic is the
-    event's name unless `topic` puts several types on one topic. A wrong declaration
-    raises ContractError here, when the module is imported.
+    event's name unless `topic` puts several types on one topic. `wire` says how messages
+    without an envelope are read, as bare JSON or in Confluent's frame; on Kafka the latter
+    is also how it is published. A wrong declaration raises ContractError here, when the
+    module is imported.
     """
     return _declare("event", name, version, key, topic, wire)
 

@@ -210,7 +210,10 @@ def _check(handler: Handler) -> None:
             "Return for each item what is to be published, or take one event at a time"
         )
     if handler.wire != "cloudevents" and len(handler.contracts) != 1:
-        raise ConfigurationError(f"handler {handler.name}: wire={handler.wire!r} carries no type, so it can subscribe to one type only")
+        raise ConfigurationError(
+            f"handler {handler.name}: wire={handler.wire!r} carries no type, so it can subscribe to one type only; say wire='cloudevents' "
+            "if all that comes has an envelope"
+        )
     if options.id is not None and handler.wire == "cloudevents":
         raise ConfigurationError(
             f"handler {handler.name}: id={options.id!r} names a field of a body without an envelope; add wire='json' or wire='confluent'"

@@ -108,6 +108,10 @@ services-stop: .venv/.ready ## End them, and forget what they held
 
 brokers: .venv/.ready ## The brokers' tests alone, and those that take minutes on further stand-ins and servers: ONLY=kafka for one
 	@$(RUN)python -m tools.services run $(ONLY) -- \
-	  $(RUN)pytest -m "" -n 2 --dist loadscope tests/brokers tests/console/test_console_on_brokers.py tests/demos/shop/test_shop_on_brokers.py $(ARGS)
+	  $(RUN)pytest -m "" -n 2 --dist loadscope --junitxml=.services/results/$(or $(ONLY),all).xml tests/brokers \
+	  tests/stores/test_memory.py tests/stores/test_sqlite_suite.py tests/console/test_console_on_brokers.py tests/demos/shop/test_shop_on_brokers.py $(ARGS)
 
-.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench bench-brokers soak soak-brokers services services-stop brokers
+broker-results: .venv/.ready ## The results in docs/reference/brokers.md, from what `make brokers` reported, for all at once or one after another
+	$(RUN)python -m tools.suite_results .services/results/*.xml
+
+.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench bench-brokers soak soak-brokers services services-stop brokers broker-results

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.brokers.fault_network import Route
-from tools.services.aws import Aws, Ministack
+from tools.services.aws import Aws, Double, Ministack
 from tools.services.kafka import LINES, Kafka, KafkaCluster
 from tools.services.nats import Nats
 from tools.services.rabbitmq import RabbitMQ
@@ -26,6 +27,28 @@ class Server(Protocol):
     def start(self) -> None: ...
 
     def stop(self, *, kill: bool = False) -> None: ...
+
+
+def pause(server: Server) -> None:
+    """Have it stand still, and answer nobody."""
+    if isinstance(server, Double):
+        server.pause()
+    else:
+        _signal(server, signal.SIGSTOP)
+
+
+def resume(server: Server) -> None:
+    """Have it go on where it stood."""
+    if isinstance(server, Double):
+        server.resume()
+    else:
+        _signal(server, signal.SIGCONT)
+
+
+def _signal(server: Server, number: signal.Signals) -> None:
+    pid = server.pid
+    assert pid is not None
+    os.kill(pid, number)
 
 
 @dataclass(frozen=True, slots=True)

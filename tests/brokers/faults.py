@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.brokers.fault_network import Cut, Network
-from tests.brokers.fault_subjects import SUBJECTS, Subject
+from tests.brokers.fault_subjects import SUBJECTS, Subject, pause, resume
 
 from millstream.app.connect import connect_broker
 from millstream.app.system_clock import SystemClock
@@ -262,13 +262,12 @@ class Run:
 
     def _stop_a_server(self) -> None:
         """It stands still, and answers nobody."""
-        pid = self._chance.choice(self._subject.servers).pid
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        server = self._chance.choice(self._subject.servers)
+        pause(server)
         try:
             self._wait(self._chance.uniform(0.5, 2.0))
         finally:
-            os.kill(pid, signal.SIGCONT)
+            resume(server)
 
     def _kill_a_server(self) -> None:
         self._without_one(kill=True)

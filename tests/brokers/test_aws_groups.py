@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import os
 import secrets
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -285,6 +285,27 @@ async def _until_rows(app: Any, count: int) -> list[tuple[str, int]]:
 # A server that does not answer
 
 
+def test_a_stand_in_that_is_paused_answers_nobody(tmp_path: Path) -> None:
+    """Whichever of its processes would; afterwards it goes on."""
+    aws_url()
+    server = Ministack(tmp_path / "ministack")
+    server.start()
+
+    def asked(patience: float) -> int:
+        with urllib.request.urlopen(f"{server.endpoint}/?Action=ListQueues&Version=2012-11-05", timeout=patience) as answer:  # noqa: S310
+            return answer.status
+
+    try:
+        assert asked(PATIENCE) == 200
+        server.pause()
+        with pytest.raises(TimeoutError):
+            asked(0.5)
+        server.resume()
+        assert asked(PATIENCE) == 200
+    finally:
+        server.stop(kill=True)
+
+
 async def test_nothing_is_lost_while_the_server_does_not_answer(tmp_path: Path) -> None:
     aws_url()
     server = Ministack(tmp_path / "ministack")
@@ -295,9 +316,9 @@ async def test_nothing_is_lost_while_the_server_does_not_answer(tmp_path: Path) 
             member = Member(await broker.open(group, "m"))
             await broker.publish([event_of(topic, 1)])
             await taken(member, 1)
-            _signal_all(server.pid, signal.SIGSTOP)
+            server.pause()
             (error,) = await broker.publish([event_of(topic, 2)])
-            _signal_all(server.pid, signal.SIGCONT)
+            server.resume()
             assert isinstance(error, BrokerUnavailableError)
 
             assert list(await broker.publish([event_of(topic, 2), event_of(topic, 3)])) == [None, None]
@@ -321,14 +342,6 @@ async def test_a_server_that_is_away_is_said_to_be() -> None:
         assert isinstance(error, BrokerUnavailableError)
         with pytest.raises(BrokerUnavailableError):
             await broker.declare([Topic(name="t")], [])
-
-
-def _signal_all(pid: int | None, number: signal.Signals) -> None:
-    """To a process that we have started, and its children."""
-    assert pid is not None
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for one in (pid, *map(int, children)):
-        os.kill(one, number)
 
 
 # Programs that are not ours

@@ -73,6 +73,22 @@ class Double:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Have it stand still: it keeps what it has, and answers nobody, as behind a network that is cut."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on where it stood."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.pid
+        if pid is None:
+            raise ServiceError(f"{self.name} does not run, so it cannot be stopped or told to go on: `make services ONLY=aws` starts it")
+        # Whoever answers may be one that it has started.
+        for one in (pid, *self.children()):
+            os.kill(one, number)
+
     def children(self) -> Sequence[int]:
         """The processes that it has started, where they can be known."""
         file = Path(f"/proc/{self.pid}/task/{self.pid}/children")

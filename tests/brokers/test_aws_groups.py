@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.brokers.aws_server import MINISTACK, MOTO, aws_url
 from tests.brokers.aws_worker import Moved, worker
+from tests.brokers.words import until
 from tools.services.aws import Ministack
 from tools.services.service import HOME
 
@@ -220,6 +221,142 @@ async def test_what_is_published_again_is_no_second_event(ministack: AwsBroker) 
 
 
 # Receiving
+
+
+class Unsettled:
+    """SQS that does one operation for some events of a batch only, and says so; what it was asked for, it notes."""
+
+    def __init__(self, service: AwsService, operation: str, fails: Callable[[str, int], bool], *, for_good: bool = False) -> None:
+        self._service, self._operation, self._fails, self._for_good = service, operation, fails, for_good
+        self._events: dict[str, str] = {}
+        """By receipt."""
+        self.came: list[str] = []
+        self.asked: list[list[str]] = []
+
+    async def call(self, operation: str, **arguments: Any) -> Any:
+        if operation != self._operation:
+            answer = await self._service.call(operation, **arguments)
+            if operation == "receive_message":
+                for message in answer.get("Messages") or ():
+                    self.came.append(json.loads(message["Body"])["id"])
+                    self._events[message["ReceiptHandle"]] = self.came[-1]
+            return answer
+        events = {entry["Id"]: self._events[entry["ReceiptHandle"]] for entry in arguments["Entries"]}
+        before = [*self.asked]
+        self.asked.append(list(events.values()))
+        bad = {number for number, event in events.items() if self._fails(event, sum(event in request for request in before))}
+        good = [entry for entry in arguments["Entries"] if entry["Id"] not in bad]
+        answer = await self._service.call(operation, **(arguments | {"Entries": good})) if good else {}
+        code = "ReceiptHandleIsInvalid" if self._for_good else "InternalError"
+        return answer | {"Failed": [{"Id": number, "Code": code, "Message": "no", "SenderFault": self._for_good} for number in bad]}
+
+
+async def test_what_could_not_be_deleted_is_tried_again_alone(ministack: AwsBroker) -> None:
+    """Of ten that are settled two fail for a reason that passes; nothing comes again."""
+    topic, group = await declared(ministack)
+    bad, real = [f"{topic}-2", f"{topic}-7"], clients(ministack).sqs
+    sqs = clients(ministack).sqs = Unsettled(real, "delete_message_batch", lambda event, before: event in bad and not before)
+    await ministack.publish([event_of(topic, number, key=f"k{number}") for number in range(10)])
+    member = Member(await ministack.open(group, "m"))
+    await taken(member, 10, settle=False)
+
+    await member.settle()
+    await member.close()
+
+    whole, again = sqs.asked
+    assert (len(whole), sorted(again)) == (10, bad)
+    (state,) = await ministack.positions(group)
+    assert state.waiting.value == 0
+
+
+async def test_what_cannot_be_deleted_comes_again_by_itself() -> None:
+    """Its receipt is worth nothing any more, so it is not tried twice; the others are gone."""
+    async with AwsBroker(aws_url(options="visibility=2")) as broker:
+        topic, group = await declared(broker)
+        bad, real = f"{topic}-2", clients(broker).sqs
+        sqs = clients(broker).sqs = Unsettled(real, "delete_message_batch", lambda event, _: event == bad, for_good=True)
+        await broker.publish([event_of(topic, number, key=f"k{number}") for number in range(5)])
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 5)
+        await member.close()
+        clients(broker).sqs = real
+
+        heir = Member(await broker.open(group, "n"))
+        (again,) = await taken(heir, 1)
+        await heir.close()
+
+        assert sum(bad in request for request in sqs.asked) == 1
+        assert again.envelope is not None
+        assert again.envelope.id == bad
+        assert again.redelivered
+        (state,) = await broker.positions(group)
+        assert state.waiting.value == 0
+
+
+async def test_what_could_not_be_kept_is_tried_again_alone(ministack: AwsBroker) -> None:
+    """While it is in hand; nobody else gets it meanwhile."""
+    topic, group = await declared(ministack)
+    bad, real = f"{topic}-2", clients(ministack).sqs
+    sqs = clients(ministack).sqs = Unsettled(real, "change_message_visibility_batch", lambda event, before: event == bad and not before)
+    await ministack.publish([event_of(topic, number, key=f"k{number}") for number in range(5)])
+    member = Member(await ministack.open(group, "m"))
+    await taken(member, 5, settle=False)
+    clients(ministack).sqs = real
+    other = Member(await ministack.open(group, "n"))
+
+    await until(lambda: len(sqs.asked) >= 3, lambda: other.step(wait=0.1), lambda: f"only {sqs.asked} was asked")
+
+    assert other.in_hand == []
+    assert ([*map(len, sqs.asked[:3])], sqs.asked[1]) == ([5, 1, 5], [bad])
+    await member.settle()
+    await member.close()
+    await other.close()
+    (state,) = await ministack.positions(group)
+    assert state.waiting.value == 0
+
+
+async def test_what_cannot_be_kept_is_not_handed_over_twice() -> None:
+    """It comes again to the member that still has it: only its newest receipt counts, with which it is deleted."""
+    async with AwsBroker(aws_url(options="visibility=2")) as broker:
+        topic, group = await declared(broker)
+        bad, real = f"{topic}-2", clients(broker).sqs
+        sqs = clients(broker).sqs = Unsettled(real, "change_message_visibility_batch", lambda event, _: event == bad, for_good=True)
+        await broker.publish([event_of(topic, number, key=f"k{number}") for number in range(5)])
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 5, settle=False)
+
+        await until(lambda: sqs.came.count(bad) > 1, lambda: member.step(wait=0.1), lambda: f"only {sqs.came} came")
+
+        assert len(member.in_hand) == 5
+        await member.settle()
+        await member.close()
+        (state,) = await broker.positions(group)
+        assert state.waiting.value == 0
+
+
+async def test_a_request_that_fails_keeps_no_others_from_being_kept(ministack: AwsBroker) -> None:
+    """Of fifty messages in hand the first ten cannot be kept at first; the others are, before those are tried again."""
+    topic, group = await declared(ministack)
+
+    def is_away(_event: str, _before: int) -> bool:
+        if len(sqs.asked) == 1:
+            raise BrokerUnavailableError("no answer")
+        return False
+
+    sqs = clients(ministack).sqs = Unsettled(clients(ministack).sqs, "change_message_visibility_batch", is_away)
+    await ministack.publish([event_of(topic, number, key=f"k{number}") for number in range(50)])
+    member = Member(await ministack.open(group, "m"))
+    await taken(member, 50, settle=False)
+
+    def again() -> bool:
+        return any(event in request for request in sqs.asked[1:] for event in sqs.asked[0])
+
+    await until(again, lambda: member.step(wait=0.1), lambda: f"only {sqs.asked} was asked")
+    await member.settle()
+    await member.close()
+
+    begun = next(number for number, request in enumerate(sqs.asked) if number and set(request) & {*sqs.asked[0]})
+    assert len({event for request in sqs.asked[:begun] for event in request}) == 50
 
 
 async def test_what_a_handler_keeps_for_long_does_not_come_again(ministack: AwsBroker) -> None:

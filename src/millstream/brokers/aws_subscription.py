@@ -22,6 +22,8 @@ MOST_WAITING = 200
 MOST_ASKING = 4
 #: Deletions that may be outstanding.
 MOST_SETTLING = 2000
+#: How often an entry of a request is tried that failed while others did not.
+TRIES = 2
 
 
 class _Held:
@@ -278,9 +280,7 @@ class _Share:
         if self._renewing.locked():
             return
         async with self._renewing:
-            with contextlib.suppress(MillstreamError):
-                # What cannot be kept comes again, to whoever; the store knows what is done.
-                await self._change([held for held in self._held.values() if held.expires <= due])
+            await self._change([held for held in self._held.values() if held.expires <= due])
 
     async def _change(self, several: Sequence[_Held]) -> None:
         seconds = self._settings.visibility
@@ -290,16 +290,29 @@ class _Share:
 
     async def _change_some(self, several: Sequence[_Held], seconds: int) -> None:
         expires = self._loop.time() + seconds
-        failed = await self._visible_in([held.receipt for held in several], seconds)
-        for number, held in enumerate(several):
-            if number not in failed:
-                held.expires = expires
+        # What cannot be kept comes again, to whoever; the store knows what is done.
+        with contextlib.suppress(MillstreamError):
+            failed = await self._visible_in([held.receipt for held in several], seconds)
+            for number, held in enumerate(several):
+                if number not in failed:
+                    held.expires = expires
 
     async def _visible_in(self, receipts: Sequence[str], seconds: int) -> set[int]:
         """Set when messages may come again; gives the numbers of those where that failed."""
-        entries = [{"Id": str(n), "ReceiptHandle": receipt, "VisibilityTimeout": seconds} for n, receipt in enumerate(receipts)]
-        answer = await self._sqs.call("change_message_visibility_batch", QueueUrl=self._url, Entries=entries)
-        return {int(failed["Id"]) for failed in answer.get("Failed") or ()}
+        return await self._for_each("change_message_visibility_batch", receipts, VisibilityTimeout=seconds)
+
+    async def _for_each(self, operation: str, receipts: Sequence[str], **arguments: int) -> set[int]:
+        """Do an operation to several messages, and again where it failed for a reason that passes; gives the numbers where it failed."""
+        entries: list[dict[str, Any]] = [{"Id": str(n), "ReceiptHandle": receipt, **arguments} for n, receipt in enumerate(receipts)]
+        failed: set[int] = set()
+        for _ in range(TRIES):
+            answer = await self._sqs.call(operation, QueueUrl=self._url, Entries=entries)
+            passes = {entry["Id"]: not entry.get("SenderFault", False) for entry in answer.get("Failed") or ()}
+            failed |= {int(number) for number, passing in passes.items() if not passing}
+            entries = [entry for entry in entries if passes.get(entry["Id"], False)]
+            if not entries:
+                break
+        return failed | {int(entry["Id"]) for entry in entries}
 
     # Giving back
 
@@ -310,14 +323,9 @@ class _Share:
             await self._deleting.flush(MOST_SETTLING)
 
     async def _delete(self, receipts: Sequence[str]) -> None:
-        entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
         # What could not be deleted is delivered again, and the store knows that it is done.
         with contextlib.suppress(MillstreamError):
-            answer = await self._sqs.call("delete_message_batch", QueueUrl=self._url, Entries=entries)
-            failed = {failed["Id"] for failed in answer.get("Failed") or () if not failed.get("SenderFault", False)}
-            if failed:
-                again = [entry for entry in entries if entry["Id"] in failed]
-                await self._sqs.call("delete_message_batch", QueueUrl=self._url, Entries=again)
+            await self._for_each("delete_message_batch", receipts)
 
     async def give_back(self, released: Sequence[Delivery]) -> None:
         given = [held for delivery in released if (held := self._held.pop(delivery.position, None)) is not None]

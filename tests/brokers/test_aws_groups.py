@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 import signal
 import subprocess
@@ -151,6 +152,62 @@ async def test_a_queue_lets_its_topic_write_and_nobody_else(broker: AwsBroker) -
     (statement,) = json.loads(answer["Attributes"]["Policy"])["Statement"]
     assert (statement["Principal"], statement["Action"]) == ({"Service": "sns.amazonaws.com"}, "sqs:SendMessage")
     assert statement["Condition"]["ArnEquals"]["aws:SourceArn"].endswith(f":millstream-{topic.replace('.', '-')}.fifo")
+
+
+# Queues that somebody has changed
+
+
+async def changed(broker: AwsBroker, group: str, **attributes: str) -> None:
+    """As whoever has the right to may do it."""
+    (queue,) = (await broker._topology.group(group)).values()  # pyright: ignore[reportPrivateUsage]
+    await clients(broker).sqs.call("set_queue_attributes", QueueUrl=queue.url, Attributes=attributes)
+
+
+async def test_a_redrive_policy_is_refused_until_it_is_removed(broker: AwsBroker) -> None:
+    """It would take events away from the group in silence; what the error says to do helps."""
+    topic, group = await declared(broker)
+    sqs = clients(broker).sqs
+    dead = (await sqs.call("create_queue", QueueName=f"{secrets.token_hex(8)}.fifo", Attributes={"FifoQueue": "true"}))["QueueUrl"]
+    arn = (await sqs.call("get_queue_attributes", QueueUrl=dead, AttributeNames=["QueueArn"]))["Attributes"]["QueueArn"]
+    await changed(broker, group, RedrivePolicy=json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"}))
+
+    with pytest.raises(ConfigurationError, match=rf"{group}.*redrive policy.*store.*Remove the policy") as refused:
+        await broker.declare([], [Group(name=group, topics=(topic,))])
+
+    (removal,) = re.findall("--attributes '(.*)'$", str(refused.value))
+    await changed(broker, group, **json.loads(removal))
+    await broker.declare([], [Group(name=group, topics=(topic,))])
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "told"),
+    [
+        ("MaximumMessageSize", "65536", "65536 bytes at most.*MaximumMessageSize=262144"),
+        ("KmsMasterKeyId", "alias/aws/sqs", "SNS cannot use.*SqsManagedSseEnabled"),
+    ],
+)
+async def test_a_queue_that_what_is_published_does_not_reach_is_refused(broker: AwsBroker, attribute: str, value: str, told: str) -> None:
+    """SNS would throw it away, and nobody would hear of it."""
+    topic, group = await declared(broker)
+    await changed(broker, group, **{attribute: value})
+
+    with pytest.raises(ConfigurationError, match=told):
+        await broker.declare([], [Group(name=group, topics=(topic,))])
+
+
+async def test_a_queue_that_is_late_or_forgets_early_is_told(broker: AwsBroker, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody may want it so; of one that is as it was made nothing is said, nor of what does not matter."""
+    topic, group = await declared(broker)
+    await changed(broker, group, VisibilityTimeout="1", ContentBasedDeduplication="true")
+    await broker.declare([], [Group(name=group, topics=(topic,))])
+    assert caplog.messages == []
+
+    await changed(broker, group, MessageRetentionPeriod="345600", DelaySeconds="5")
+    await broker.declare([], [Group(name=group, topics=(topic,))])
+
+    kept, late = caplog.messages
+    assert (group in kept, "345600 seconds" in kept, "MessageRetentionPeriod=1209600" in kept) == (True, True, True)
+    assert (group in late, "back for 5 seconds" in late, "DelaySeconds=0" in late) == (True, True, True)
 
 
 # Publishing

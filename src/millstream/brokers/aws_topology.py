@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from millstream.brokers.aws_attributes import attributes_of, verify_attributes
 from millstream.brokers.aws_client import AwsService, MissingError
 from millstream.brokers.aws_filter import AwsFilters
 from millstream.brokers.aws_names import GROUP_TAG, STORE_TAG, TOPIC_TAG, AwsNames, from_tag, to_tag
@@ -19,8 +20,6 @@ log = logging.getLogger("millstream.aws")
 
 T = TypeVar("T")
 
-#: SQS keeps what nobody takes for fourteen days at most.
-KEPT_SECONDS = 14 * 24 * 3600
 #: A queue that was deleted can be made again after a minute.
 AGAIN = 70.0
 #: Requests of one kind at the same time.
@@ -145,7 +144,10 @@ class AwsTopology:
             arn = await self.topic(topic)
             queue = known.get(topic) or await self._make_queue(group, topic, store)
             _verify_store(group, store, {topic: queue})
-            subscription = await self._subscribe(arn, queue)
+            answer = await self._sqs.call("get_queue_attributes", QueueUrl=queue.url, AttributeNames=["All"])
+            attributes: Mapping[str, str] = answer.get("Attributes") or {}
+            verify_attributes(group, queue.url, attributes)
+            subscription = await self._subscribe(arn, queue, has_policy=bool(attributes.get("Policy")))
             if declared.wants is not None:
                 await self.filters.tell(group, topic, queue.url, subscription, dict(declared.wants).get(topic))
             self._queues.setdefault(group, {})[topic] = queue
@@ -159,7 +161,7 @@ class AwsTopology:
         url = await self._url(name)
         if url is None:
             tags = {GROUP_TAG: to_tag("group", group), TOPIC_TAG: to_tag("topic", topic)} | ({STORE_TAG: store} if store else {})
-            url = await self._create(name, self._attributes(), tags)
+            url = await self._create(name, attributes_of(self._settings), tags)
         found = await self._queue(url)
         if found is None or (found.group, found.topic) != (group, topic):
             whose = f"topic {found.topic!r} for group {found.group!r}" if found else "nobody's that this Millstream knows"
@@ -169,16 +171,10 @@ class AwsTopology:
             )
         return found
 
-    def _attributes(self) -> dict[str, str]:
-        attributes = {"VisibilityTimeout": str(self._settings.visibility), "MessageRetentionPeriod": str(KEPT_SECONDS)}
-        if self._settings.fifo:
-            attributes |= {"FifoQueue": "true", "DeduplicationScope": "messageGroup", "FifoThroughputLimit": "perMessageGroupId"}
-        return attributes
-
     async def make_ear(self, name: str, tags: Mapping[str, str], arn: str) -> str:
         """A queue of one process, for what everybody is told."""
-        url = await self._create(name, self._attributes() | {"MessageRetentionPeriod": "300"}, tags)
-        await self._subscribe(arn, Queue(url, "", ""))
+        url = await self._create(name, attributes_of(self._settings) | {"MessageRetentionPeriod": "300"}, tags)
+        await self._subscribe(arn, Queue(url, "", ""), has_policy=False)
         return url
 
     async def _create(self, name: str, attributes: Mapping[str, str], tags: Mapping[str, str]) -> str:
@@ -197,18 +193,15 @@ class AwsTopology:
         except MissingError:
             return None
 
-    async def _subscribe(self, topic_arn: str, queue: Queue) -> str:
-        """Let this topic, and nobody else, write to the queue; gives the subscription."""
+    async def _subscribe(self, topic_arn: str, queue: Queue, *, has_policy: bool) -> str:
+        """Let this topic, and nobody else, write to the queue, unless somebody has said who may; gives the subscription."""
         arn = _queue_arn(topic_arn, queue.url)
         statement = {
             "Sid": "millstream", "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage",
             "Resource": arn, "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
         }  # fmt: skip
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        answer = await self._sqs.call("get_queue_attributes", QueueUrl=queue.url, AttributeNames=["Policy"])
-        attributes: Mapping[str, str] = answer.get("Attributes") or {}
-        if not attributes.get("Policy"):
-            # One that somebody has changed stays as it is.
+        if not has_policy:
             await self._sqs.call("set_queue_attributes", QueueUrl=queue.url, Attributes={"Policy": policy})
         try:
             answer = await self._sns.call(

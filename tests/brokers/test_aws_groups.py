@@ -476,6 +476,29 @@ async def _until_rows(app: Any, count: int) -> list[tuple[str, int]]:
     return rows
 
 
+@pytest.mark.parametrize(("option", "queues"), [("broadcast=1", 1), ("broadcast=0", 0)])
+async def test_a_process_has_a_queue_of_its_own_unless_told_otherwise(option: str, queues: int, tmp_path: Path) -> None:
+    """By which it is told something at once; without one it handles what comes all the same."""
+    name, url = f"alone-{secrets.token_hex(4)}", aws_url(options=f"prefix=t{secrets.token_hex(4)}-&{option}")
+    app = worker(name, url, tmp_path)
+    app.configure(broker=url, store=f"sqlite:///{tmp_path}/store.db", facts="on")
+    async with AwsBroker(url) as broker, app:
+        prefix = broker._names.ears()  # pyright: ignore[reportPrivateUsage]
+        found: list[str] = []
+
+        async def look() -> None:
+            found[:] = (await clients(broker).sqs.call("list_queues", QueueNamePrefix=prefix)).get("QueueUrls") or ()
+
+        stop = asyncio.Event()
+        running = asyncio.create_task(app.run(stop))
+        await app.publish(Moved("k", 1))
+        await _until_rows(app, 1)
+        await look()
+        await until(lambda: len(found) == queues, look, lambda: f"there are {found}")
+        stop.set()
+        await running
+
+
 # A server that does not answer
 
 

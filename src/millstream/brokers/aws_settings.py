@@ -50,8 +50,10 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> AwsSet
     user, _, region = parts.netloc.rpartition("@")
     region = region or environment.get("AWS_REGION", "") or environment.get("AWS_DEFAULT_REGION", "")
     name = f"aws://{region}"
-    if parts.scheme != "aws" or not re.fullmatch(r"[a-z0-9-]+", region) or parts.path.strip("/"):
+    if parts.scheme != "aws" or not re.fullmatch(r"[a-z0-9-]+", region):
         raise ConfigurationError(f"{name!r} names no region. Write aws://eu-central-1, or aws:// with AWS_REGION set.")
+    if parts.path.strip("/"):
+        raise ConfigurationError(f"{name}: there is no {parts.path!r} to choose in a region; leave it out. All names begin with prefix=.")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for option in options:
         if option not in OPTIONS:

@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from millstream.app import operations, queries
 from millstream.app.operations import Target
 from millstream.brokers.memory import MemoryBroker
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import NotFoundError, RefusedError, StoreMismatchError
-from millstream.core.broker import Group, Partition, Topic
+from millstream.contracts.errors import ConfigurationError, NotFoundError, RefusedError, StoreMismatchError
+from millstream.core.broker import Figure, Group, Partition, PartitionState, Topic
 from millstream.core.store import Page, Parked
 from millstream.stores.memory import MemoryStore
 from millstream.testing import ManualClock
@@ -49,6 +50,9 @@ async def broker(store: MemoryStore) -> AsyncIterator[MemoryBroker]:
         (Target(kind="position", position=8), 8, 0, 2),
         (Target(kind="position", position=99), 10, 0, 4),
         (Target(kind="time", micros=3), 0, 6, 0),
+        (Target(kind="back", events=4), 2, 4, 0),
+        (Target(kind="back", events=99), 0, 6, 0),
+        (Target(kind="latest"), 10, 0, 4),
     ],
 )
 async def test_a_plan_says_what_comes_again_and_what_never_comes(
@@ -66,6 +70,39 @@ async def test_a_plan_from_a_time_begins_with_the_first_event_of_then(broker: Me
     plan = await operations.plan_replay(broker, "g", Target(kind="time", micros=CLOCK.micros() - 7_000_000))
 
     assert plan.moves[0].to == 3
+
+
+async def test_a_plan_is_of_all_partitions_or_of_those_that_are_named(broker: MemoryBroker) -> None:
+    """The others stay where they are; one that the group does not read is a typing error."""
+    p1, target = Partition("more", 1), Target(kind="back", events=1)
+    await broker.declare([Topic(name="more", partitions=3)], [Group(name="g", topics=("more",))])
+
+    every, one = await operations.plan_replay(broker, "g", target), await operations.plan_replay(broker, "g", target, [p1, p1])
+
+    assert [move.partition for move in every.moves] == [P0, *(Partition("more", number) for number in range(3))]
+    assert [move.partition for move in one.moves] == [p1]
+    with pytest.raises(NotFoundError, match=r"no partition more/3, elsewhere/0\. See: millstream groups show g"):
+        await operations.plan_replay(broker, "g", target, [Partition("more", 3), Partition("elsewhere", 0)])
+
+
+@pytest.mark.parametrize("events", [0, -1, 10_001])
+async def test_a_group_goes_back_a_bounded_number_of_events(broker: MemoryBroker, events: int) -> None:
+    """Each of them is read to be counted."""
+    with pytest.raises(ConfigurationError, match="goes back 1 to 10000 events"):
+        await operations.plan_replay(broker, "g", Target(kind="back", events=events))
+
+
+async def test_nobody_goes_back_from_a_place_that_nobody_knows(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker may have forgotten it: from the end would be a guess."""
+    states = [replace(state, committed=Figure(None, "unknown")) for state in await broker.positions("g")]
+
+    async def positions(group: str) -> list[PartitionState]:
+        return states
+
+    monkeypatch.setattr(broker, "positions", positions)
+
+    with pytest.raises(RefusedError, match="nobody knows where the group stands in orders/0"):
+        await operations.plan_replay(broker, "g", Target(kind="back", events=1))
 
 
 @pytest.mark.parametrize("effects", [False, True])

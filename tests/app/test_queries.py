@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millstream.app import queries
 from millstream.app.queries import Age
@@ -191,3 +193,46 @@ async def test_following_shows_each_new_event_once_also_of_a_new_topic(system: S
             break
 
     assert seen == ["old", "new-1", "new-2", "last"]
+
+
+class Gaps(MemoryBroker):
+    """A log whose events are at these positions, and that counts what is read of it."""
+
+    def __init__(self, positions: list[int]) -> None:
+        super().__init__()
+        self.at, self.reads = sorted(positions), list[int]()
+
+    async def read(self, partition: Partition, position: int, most: int) -> list[Delivery]:
+        found = [Delivery(partition, at, None) for at in self.at if at >= position][:most]
+        self.reads.append(len(found))
+        return found
+
+
+#: Without gaps, with small ones, and with those of entries of Redis that others have added.
+NEAR, FAR = st.integers(0, 30), st.integers(0, 1 << 62) | st.integers(1 << 61, (1 << 61) + 50)
+POSITIONS = st.lists(NEAR, unique=True) | st.lists(FAR, unique=True)
+
+
+@given(POSITIONS, st.integers(0, 1 << 62), st.integers(0, 1 << 62) | st.integers(0, 40), st.integers(1, 20))
+async def test_events_back_are_counted_and_not_positions(positions: list[int], one: int, other: int, count: int) -> None:
+    """As many as were asked for, or all there are; and what is read for it is bounded by the count, whatever lies between."""
+    first, end = sorted((one, other))
+    broker = Gaps(positions)
+    wanted = [at for at in broker.at if first <= at < end][-count:]
+
+    to, found = await queries.events_back(broker, P0, first=first, end=end, count=count)
+
+    assert [at for at in broker.at if to <= at < end] == wanted
+    assert found == len(wanted)
+    assert first <= to <= end
+    assert sum(broker.reads) <= (count + 1) * 2 * 64
+
+
+async def test_a_log_without_gaps_is_read_once() -> None:
+    """Page by page, up to the place that is left."""
+    broker = Gaps(list(range(5000)))
+
+    to, found = await queries.events_back(broker, P0, first=0, end=4000, count=2500)
+
+    assert (to, found) == (1500, 2500)
+    assert sum(broker.reads) == 2501

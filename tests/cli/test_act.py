@@ -174,7 +174,28 @@ def test_a_replay_is_shown_first_and_done_with_yes(millstream: Run, work: Work, 
     assert millstream("topics", *at, "-o", "json").json["topics"][0]["events"] == 3
 
 
-@pytest.mark.parametrize("flags", [[], ["--earliest", "--from-position", "3"], ["--from-position", "-1"], ["--from-time", "soon"]])
+def test_a_group_goes_back_so_many_events_in_each_partition_or_in_one(millstream: Run, work: Work, service: str) -> None:
+    """From where it stands; shown first, and done with --yes."""
+    work(*(f"o-{number}" for number in range(40)))
+    at = ["--app", f"{service}:app", "-o", "json"]
+
+    shown = millstream("replay", "desk.accept", "--back", 2, *at)
+    done = millstream("replay", "desk.accept", "--back", 1, "--partition", "order.placed/3", "--yes", *at)
+    again = millstream("replay", "desk.accept", "--back", 1, "--partition", "order.placed/3", *at)
+
+    assert (shown.code, shown.json["done"], shown.json["again"]) == (6, False, 2 * 8)
+    assert [each["committed"] - each["to"] for each in shown.json["partitions"]] == [2] * 8
+    assert (done.code, done.json["again"], len(done.json["partitions"])) == (0, 1, 1)
+    assert again.json["partitions"][0]["committed"] == done.json["partitions"][0]["to"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [], ["--earliest", "--from-position", "3"], ["--from-position", "-1"], ["--from-time", "soon"], ["--back", "1", "--earliest"],
+        ["--back", "0"], ["--back", "100000"], ["--back", "1", "--partition", "order.placed"],
+    ],
+)  # fmt: skip
 def test_a_replay_says_from_where_exactly_once(millstream: Run, work: Work, service: str, flags: list[str]) -> None:
     """No default could be right."""
     work("a")

@@ -173,6 +173,24 @@ async def test_a_position_that_an_operator_moves_is_a_replay_and_no_mishap(tmp_p
         assert again["by"] == "scan"
 
 
+async def test_a_group_goes_back_so_many_events_in_each_partition(tmp_path: Path) -> None:
+    """The preview says how many those are, and the group gets just these again."""
+    async with system(tmp_path) as (app, screen, _):
+        for n in range(20):
+            await app.publish(OrderCreated(f"o-{n}"))
+        await screen.until("/api/groups/inventory.reserve", lambda group: group["lag"] == 0 and group["handled_per_second"])
+        preview = await screen.get("/api/reset-preview/inventory.reserve?to=back:1")
+        refused = await screen.client.get("/api/reset-preview/inventory.reserve?to=back:10001")
+
+        await ended(screen, (await screen.ask("reset", to="back:1"))["id"])
+        count = sum(int(row["before"]) > 0 for row in preview)
+        await screen.until("/api/events?filter=status:duplicate", lambda page: len(page["events"]) == count)
+
+        assert [row["again"] for row in preview] == [min(1, int(row["before"])) for row in preview]
+        assert [int(row["before"]) - int(row["after"]) for row in preview] == [row["again"] for row in preview]
+        assert (refused.status_code, refused.json()["error"]) == (422, "to: from 1 to 10000 events back")
+
+
 async def test_an_operation_without_the_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service, a process of its own, has a control key: a console without it changes nothing, one with it does."""
     monkeypatch.setattr(runner, "GIVE_UP", 2.0)

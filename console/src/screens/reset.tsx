@@ -13,19 +13,26 @@ import { Segments } from "../ui/parts";
 import { Ready } from "../ui/states";
 import { Foreign } from "../ui/text";
 
-type Target = "earliest" | "latest" | "time";
+type Target = "earliest" | "latest" | "time" | "back";
+
+/** A group goes back so many events at most: the server counts them. */
+const MOST_BACK = 10_000;
 
 /** Moves a group: where to, what that means for each partition, and whether effects happen again. */
 export function ResetSheet({ group, onClose }: { group: GroupDetail; onClose: () => void }) {
   const [target, setTarget] = useState<Target>("time");
   const [time, setTime] = useState(() => local(Date.now() - 3600_000));
+  const [back, setBack] = useState("100");
   const [effects, setEffects] = useState(false);
   const [reason, setReason] = useState("");
   const [typed, setTyped] = useState("");
   const [failure, setFailure] = useState("");
   const [busy, setBusy] = useState(false);
-  const to = target === "time" ? seconds(time) : target;
-  const preview = useQuery<ResetRow[]>(to === null ? null : `/api/reset-preview/${encodeURIComponent(group.name)}${parameters({ to })}`, 5);
+  const events = count(back);
+  const to = target === "time" ? seconds(time) : target === "back" ? events && `back:${events}` : target;
+  // To count events they are read: not as often.
+  const every = target === "back" ? 30 : 5;
+  const preview = useQuery<ResetRow[]>(to === null ? null : `/api/reset-preview/${encodeURIComponent(group.name)}${parameters({ to })}`, every);
   const ready = to !== null && preview.data !== undefined && reason.trim() !== "" && typed === group.name && !busy;
 
   const submit = async () => {
@@ -64,6 +71,7 @@ export function ResetSheet({ group, onClose }: { group: GroupDetail; onClose: ()
           options={[
             ["earliest", "The oldest event"],
             ["time", "A time"],
+            ["back", "Events back"],
             ["latest", "The end"],
           ]}
           onChange={setTarget}
@@ -71,14 +79,17 @@ export function ResetSheet({ group, onClose }: { group: GroupDetail; onClose: ()
         {target === "time" && (
           <input type="datetime-local" step="1" aria-label="The time, as of this browser" value={time} onInput={(event) => setTime(event.currentTarget.value)} />
         )}
+        {target === "back" && (
+          <input type="number" min={1} max={MOST_BACK} step={1} aria-label="How many events, in each partition" value={back} onInput={(event) => setBack(event.currentTarget.value)} />
+        )}
       </fieldset>
       <div>
         <p class="small dim">2. What that means</p>
         {to === null ? (
-          <p class="problems">This is no time.</p>
+          <p class="problems">{target === "back" ? `This is no number from 1 to ${exact(MOST_BACK)}.` : "This is no time."}</p>
         ) : (
           <Ready query={preview} lines={3}>
-            {(rows) => <Preview rows={rows} latest={to === "latest"} />}
+            {(rows) => <Preview rows={rows} lack={lack(rows, target, events)} />}
           </Ready>
         )}
       </div>
@@ -116,10 +127,17 @@ export function ResetSheet({ group, onClose }: { group: GroupDetail; onClose: ()
   );
 }
 
-function Preview({ rows, latest }: { rows: ResetRow[]; latest: boolean }) {
+/** In which partitions there is less than was asked for, as a sentence. */
+function lack(rows: ResetRow[], target: Target, events: string | null): string | null {
+  const short = rows.filter((row) => (target === "time" && row.events === 0) || (target === "back" && row.again < Number(events))).length;
+  const have = `${several(short, "partition")} ${short === 1 ? "has" : "have"}`;
+  if (short === 0) return null;
+  return target === "time" ? `${have} no event at or after that time.` : `${have} fewer events to go back.`;
+}
+
+function Preview({ rows, lack }: { rows: ResetRow[]; lack: string | null }) {
   const again = rows.reduce((sum, row) => sum + row.again, 0);
   const left = rows.reduce((sum, row) => sum + (row.before === null ? 0 : Math.max(0, Number(BigInt(row.after) - BigInt(row.before)))), 0);
-  const nothing = rows.filter((row) => row.events === 0 && !latest).length;
   return (
     <>
       <p>
@@ -127,9 +145,9 @@ function Preview({ rows, latest }: { rows: ResetRow[]; latest: boolean }) {
         {left > 0 && `${several(left, "event")} that wait are never handled by this group. `}
         {again === 0 && left === 0 && "It is there already: nothing changes."}
       </p>
-      {nothing > 0 && (
+      {lack && (
         <p class="row small tone-warn" style={{ color: "var(--tone)", flexWrap: "nowrap" }}>
-          <Glyph name="up" /> {several(nothing, "partition")} {nothing === 1 ? "has" : "have"} no event at or after that time.
+          <Glyph name="up" /> {lack}
         </p>
       )}
       <div class="scroll" style={{ maxHeight: "220px", overflow: "auto" }} tabIndex={0} role="region" aria-label="Preview">
@@ -170,4 +188,9 @@ function local(millis: number): string {
 function seconds(time: string): string | null {
   const at = new Date(time).getTime();
   return Number.isNaN(at) ? null : String(at / 1000);
+}
+
+function count(text: string): string | null {
+  const events = Number(text);
+  return Number.isInteger(events) && events >= 1 && events <= MOST_BACK ? String(events) : null;
 }

@@ -4,19 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from millstream.app.queries import GroupState, group_named, keeps
+from millstream.app.queries import GroupState, events_back, group_named, keeps
 from millstream.contracts.errors import ConfigurationError, NotFoundError, RefusedError, StoreMismatchError
 from millstream.core.broker import Broker, Group, Partition
 from millstream.core.store import RequestKind, Store
 
+#: So many events back are counted in a partition: they have to be read.
+MOST_BACK = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a group is to go on: at a time, at a position of every partition, or at what is left of the beginning."""
+    """Where a group is to go on in each partition: at a time, at a position, so many events back from where it stands, or at an end."""
 
-    kind: Literal["time", "position", "earliest"]
+    kind: Literal["time", "position", "back", "earliest", "latest"]
     micros: int = 0
     position: int = 0
+    events: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +32,14 @@ class Move:
     """Where the group stands; None when the broker cannot say."""
     to: int
     head: int
+    counted: int | None = None
+    """How many events it goes back, where they were counted; otherwise positions tell, of which some may have no event."""
 
     @property
     def again(self) -> int:
         """How many events the group has passed, and gets again."""
+        if self.counted is not None:
+            return self.counted
         return max(0, (self.head if self.committed is None else self.committed) - self.to)
 
     @property
@@ -78,21 +86,46 @@ async def pause(broker: Broker, store: Store, name: str, *, paused: bool) -> Non
     await store.pause(name, paused=paused)
 
 
-async def plan_replay(broker: Broker, name: str, target: Target) -> Plan:
-    """What moving a group there would do."""
+async def plan_replay(broker: Broker, name: str, target: Target, partitions: Sequence[Partition] = ()) -> Plan:
+    """What moving a group there would do; all of it, or only in these partitions."""
     declared = await group_named(broker, name)
     if not broker.features.replayable:
         raise ConfigurationError(f"{broker.name} keeps no history, so nothing can be replayed there. Redrive dead letters instead.")
+    if target.kind == "back" and not 1 <= target.events <= MOST_BACK:
+        raise ConfigurationError(f"a group goes back 1 to {MOST_BACK} events, not {target.events}: they are counted. Name a time instead.")
     states = {state.partition: state for state in await broker.positions(name)}
+    bounds = {partition: (first, head) for topic in declared.topics for partition, first, head in await broker.bounds(topic)}
+    if unknown := [f"{partition.topic}/{partition.number}" for partition in partitions if partition not in bounds]:
+        raise NotFoundError(f"group {name!r} reads no partition {', '.join(unknown)}. See: millstream groups show {name}")
     moves: list[Move] = []
-    for topic in declared.topics:
-        for partition, first, head in await broker.bounds(topic):
-            to = {"earliest": first, "position": target.position}.get(target.kind)
-            if to is None:
-                to = await broker.position_at(partition, target.micros)
-            state = states.get(partition)
-            moves.append(Move(partition, state.committed.value if state else None, min(max(to, first), head), head))
+    for partition in dict.fromkeys(partitions) or bounds:
+        first, head = bounds[partition]
+        committed = states[partition].committed.value if partition in states else None
+        to, counted = await _destination(broker, target, partition, (first, head), committed)
+        moves.append(Move(partition, committed, min(max(to, first), head), head, counted))
     return Plan(group=name, moves=tuple(moves), running=sum(state.owner is not None for state in states.values()))
+
+
+async def _destination(
+    broker: Broker, target: Target, partition: Partition, bounds: tuple[int, int], committed: int | None
+) -> tuple[int, int | None]:
+    """Where a partition goes on, and how many events it goes back, if they were counted."""
+    match target.kind:
+        case "earliest":
+            return bounds[0], None
+        case "latest":
+            return bounds[1], None
+        case "position":
+            return target.position, None
+        case "time":
+            return await broker.position_at(partition, target.micros), None
+        case "back":
+            if committed is None:
+                raise RefusedError(
+                    f"nobody knows where the group stands in {partition.topic}/{partition.number}, so it cannot go back from there. "
+                    "Name a time or a position."
+                )
+            return await events_back(broker, partition, first=bounds[0], end=min(committed, bounds[1]), count=target.events)
 
 
 async def replay(broker: Broker, store: Store, plan: Plan, *, effects: bool) -> None:

@@ -163,6 +163,40 @@ async def dead_letter(store: Store, id: int) -> Parked:
     return found[0]
 
 
+async def events_back(broker: Broker, partition: Partition, *, first: int, end: int, count: int) -> tuple[int, int]:
+    """A position with `count` events between it and `end`, and how many they are; fewer where there are no more from `first` on.
+
+    Positions have gaps, some small and some huge: the marks of Kafka's transactions, what
+    others add to a stream of Redis, what was deleted. So events are counted, by reading
+    them: of a log without gaps each once, else at most `count` of them for each bit of the
+    distance, twice.
+    """
+    found, step, is_beyond = 0, count, False
+    while found < count and first < end:
+        missing = count - found
+        at = max(first, end - max(step, missing))
+        there = await _count(broker, partition, at, end, missing + 1)
+        if there > missing:
+            first, is_beyond = at + 1, True
+        else:
+            end, found = at, found + there
+        step = (end - first + 1) // 2 if is_beyond else 2 * step
+    return end, found
+
+
+async def _count(broker: Broker, partition: Partition, start: int, end: int, most: int) -> int:
+    """How many events there are from one position up to another; counting stops at so many."""
+    found = 0
+    while start < end and found < most:
+        page = await broker.read(partition, start, min(CHUNK, most - found))
+        inside = sum(delivery.position < end for delivery in page)
+        found += inside
+        if not page or inside < len(page):
+            break
+        start = page[-1].position + 1
+    return found
+
+
 async def _state(
     broker: Broker, store: Store | None, clock: Clock, group: Group, dead: dict[str, int], paused: frozenset[str]
 ) -> GroupState:

@@ -11,6 +11,7 @@ from millstream.cli.place import HERE, Place, opened
 from millstream.cli.screen import PLAIN, Column, Look, Screen
 from millstream.cli.wording import UNKNOWN, moment_of, number
 from millstream.contracts.errors import ConfigurationError, RefusedError
+from millstream.core.broker import Partition
 
 COLUMNS = [
     Column("PARTITION", id=True),
@@ -27,7 +28,9 @@ async def replay(
     *,
     from_time: Annotated[str | None, Parameter(help="Go on with what was published then or later: 15m, or 2026-01-31T12:00.")] = None,
     from_position: Annotated[int | None, Parameter(help="Go on at this position of every partition.")] = None,
+    back: Annotated[int | None, Parameter(help="Go on so many events before where it stands, in every partition.")] = None,
     earliest: Annotated[bool, flag("Go on with the oldest event that is kept.")] = False,
+    partition: Annotated[tuple[str, ...], Parameter(help="Only in this partition, as TOPIC/NUMBER; may be repeated.", negative="")] = (),
     with_effects: Annotated[bool, flag("Have what was handled before take effect again: writes, events, mails.")] = False,
     yes: Yes = False,
     place: Place = HERE,
@@ -43,11 +46,13 @@ async def replay(
 
     For example:
       millstream replay analytics.project --from-time 2h
+      millstream replay analytics.project --back 100 --partition order.paid/3
       millstream replay analytics.project --earliest --with-effects --yes
     """
     screen = Screen(look)
     async with opened(place) as where:
-        plan = await operations.plan_replay(where.broker, group, _target(from_time, from_position, earliest, where.clock.micros()))
+        target = _target(from_time, from_position, back, earliest, where.clock.micros())
+        plan = await operations.plan_replay(where.broker, group, target, [_partition(each) for each in partition])
         if yes:
             await operations.replay(where.broker, where.store, plan, effects=with_effects)
     if look.json:
@@ -59,16 +64,25 @@ async def replay(
         raise RefusedError(f"nothing was changed.{stop} Add --yes to do it.")
 
 
-def _target(from_time: str | None, from_position: int | None, earliest: bool, now: int) -> Target:
-    if (from_time is not None) + (from_position is not None) + earliest != 1:
-        raise ConfigurationError("say where to go on with exactly one of --from-time, --from-position and --earliest.")
+def _target(from_time: str | None, from_position: int | None, back: int | None, earliest: bool, now: int) -> Target:
+    if sum(each is not None for each in (from_time, from_position, back)) + earliest != 1:
+        raise ConfigurationError("say where to go on with exactly one of --from-time, --from-position, --back and --earliest.")
     if from_time is not None:
         return Target(kind="time", micros=moment_of(from_time, now))
     if from_position is not None:
         if from_position < 0:
             raise ConfigurationError(f"--from-position {from_position}: positions count from 0.")
         return Target(kind="position", position=from_position)
+    if back is not None:
+        return Target(kind="back", events=back)
     return Target(kind="earliest")
+
+
+def _partition(text: str) -> Partition:
+    topic, slash, number = text.rpartition("/")
+    if not slash or not topic or not number.isdecimal():
+        raise ConfigurationError(f"--partition {text}: write it as TOPIC/NUMBER, such as order.paid/3.")
+    return Partition(topic, int(number))
 
 
 def _show(screen: Screen, plan: Plan, *, done: bool, effects: bool) -> None:

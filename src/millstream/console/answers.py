@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
+from millstream.app import operations
+from millstream.app.operations import MOST_BACK, Target
 from millstream.console.flow_map import FlowMap
 from millstream.console.read_model import Flows, ReadModel
 from millstream.console.watch import Watch, as_json
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerError, ConfigurationError, NotFoundError
+from millstream.contracts.errors import BrokerError, NotFoundError
 from millstream.core.broker import Broker, Partition
 from millstream.core.facts import is_internal
 
@@ -120,28 +122,19 @@ class Answers:
         }
 
     async def reset_preview(self, name: str, to: str) -> list[dict[str, Any]]:
-        """Where each partition of a group would go: `earliest`, `latest`, or a time in seconds since 1970."""
-        if not self._broker.features.replayable:
-            raise ConfigurationError(f"{self._broker.name} keeps no history: group {name!r} cannot be moved in it")
-        rows: list[dict[str, Any]] = []
-        for state in await self._broker.positions(name):
-            bounds = {partition: (first, head) for partition, first, head in await self._broker.bounds(state.partition.topic)}
-            first, head = bounds.get(state.partition, (0, 0))
-            target = head if to == "latest" else first
-            if to not in ("earliest", "latest"):
-                target = await self._broker.position_at(state.partition, int(float(to) * 1e6))
-            before = state.committed.value
-            rows.append(
-                {
-                    "topic": state.partition.topic,
-                    "partition": state.partition.number,
-                    "before": None if before is None else str(before),
-                    "after": str(target),
-                    "events": head - target,
-                    "again": 0 if before is None else max(0, before - target),
-                }
-            )
-        return rows
+        """Where each partition of a group would go: `earliest`, `latest`, `back:N` events, or a time in seconds since 1970."""
+        plan = await operations.plan_replay(self._broker, name, _target(to))
+        return [
+            {
+                "topic": move.partition.topic,
+                "partition": move.partition.number,
+                "before": None if move.committed is None else str(move.committed),
+                "after": str(move.to),
+                "events": move.head - move.to,
+                "again": 0 if move.committed is None else move.again,
+            }
+            for move in plan.moves
+        ]
 
     # The map
 
@@ -340,6 +333,17 @@ class Fates:
 
     parked: dict[tuple[str, str, str], str]
     attempts: list[dict[str, Any]]
+
+
+def _target(to: str) -> Target:
+    if to in ("earliest", "latest"):
+        return Target(kind=to)
+    if to.startswith("back:"):
+        events = int(to.removeprefix("back:"))
+        if not 1 <= events <= MOST_BACK:
+            raise ValueError(f"to: from 1 to {MOST_BACK} events back")
+        return Target(kind="back", events=events)
+    return Target(kind="time", micros=int(float(to) * 1e6))
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:

@@ -56,7 +56,7 @@ class OperationRequest(msgspec.Struct, forbid_unknown_fields=True):
     data: str | None = None
     """The new body, as text."""
     to: str | None = None
-    """Where to, for `reset`: earliest, latest, or seconds since 1970."""
+    """Where to, for `reset`: earliest, latest, back:N events, or seconds since 1970."""
     effects: bool = False
     canary: bool = False
     """Whether the first one goes alone, and the others only if it was handled."""

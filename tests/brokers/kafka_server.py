@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.brokers.servers import server_url
@@ -32,3 +33,8 @@ def running(cluster: KafkaCluster) -> Iterator[KafkaCluster]:
         yield cluster
     finally:
         cluster.stop(kill=True)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped."""
+    return all(file.read_text().rpartition(")")[2].split()[0] == "T" for file in Path(f"/proc/{pid}/task").glob("*/stat"))

@@ -11,17 +11,19 @@ from typing import Any
 import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from tests.brokers.kafka_server import kafka_url
+from tests.brokers.kafka_server import kafka_url, stands_still
 from tests.brokers.kafka_transformer import transformer
-from tests.brokers.words import unique, until
+from tests.brokers.words import PATIENCE, declared, made, published, taken, unique, until
 
 from millstream import App
 from millstream.app.control import sign
 from millstream.brokers.kafka import KafkaBroker
 from millstream.brokers.kafka_settings import settings_of
+from millstream.core.broker import Partition, Topic
 from millstream.core.facts import Operation
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
+from millstream.testing.broker_ground import Member
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -122,6 +124,36 @@ async def test_each_input_has_its_output_once_although_workers_come_and_go_and_d
             found = await arrived(f"{name}.made", lambda count: count >= len(EXPECTED))
 
             await check(app, found)
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic&session.timeout.ms=1500&heartbeat.interval.ms=300"])
+async def test_a_transaction_of_a_process_that_was_stopped_is_refused(protocol: str) -> None:
+    """It had proven that its events were its own when it was stopped; by then another has them, and has published for them."""
+    url = f"{kafka_url()}&group_protocol={protocol}"
+    async with KafkaBroker(url) as broker:
+        topic, group = await declared(broker, partitions=1)
+        output = unique("output")
+        await broker.declare([Topic(name=output, partitions=1)], [])
+        await published(broker, made(topic, 3))
+        command = (sys.executable, "-m", "tests.brokers.kafka_zombie", url, group, output)
+        zombie = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        try:
+            await until(lambda: stands_still(zombie.pid), lambda: asyncio.sleep(0.01), lambda: "it never came to its transaction")
+            heir = Member(await broker.open(group, "heir"))
+            items = await taken(heir, 3, settle=False)
+            await heir.subscription.publish_and_settle(made(output, 3, prefix="heir"), items)
+            zombie.send_signal(signal.SIGCONT)
+            async with asyncio.timeout(PATIENCE):
+                said, _ = await zombie.communicate()
+        finally:
+            if zombie.returncode is None:
+                zombie.kill()
+            await zombie.wait()
+        await heir.close()
+        outputs = await broker.read(Partition(output, 0), 0, 100)
+
+        assert said.startswith(b"fenced: ")
+        assert [d.envelope.id for d in outputs if d.envelope] == ["heir-0", "heir-1", "heir-2"]
 
 
 @pytest.mark.nightly

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.brokers.kafka_server import running
+from tests.brokers.kafka_server import running, stands_still
 from tests.brokers.words import declared, made, published, taken, unique, until
 from tools.services.kafka import KafkaCluster
 
@@ -35,11 +35,6 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     yield from running(KafkaCluster(tmp_path_factory.mktemp("cluster"), servers=3))
 
 
-def _is_stopped(pid: int) -> bool:
-    """Whether every thread of a process stands still."""
-    return all(file.read_text().rpartition(")")[2].split()[0] == "T" for file in Path(f"/proc/{pid}/task").glob("*/stat"))
-
-
 async def test_events_that_are_not_acknowledged_in_time_fail_together(single: KafkaCluster) -> None:
     """While the server stands still nothing is acknowledged: each event of a call fails, is told so, and can be published again."""
     async with KafkaBroker(f"kafka://{single.bootstrap}?allow_single_replica=1&timeout=1") as broker:
@@ -51,7 +46,7 @@ async def test_events_that_are_not_acknowledged_in_time_fail_together(single: Ka
 
         os.kill(pid, signal.SIGSTOP)
         try:
-            await until(lambda: _is_stopped(pid), lambda: asyncio.sleep(0.01), lambda: "the server does not stand still")
+            await until(lambda: stands_still(pid), lambda: asyncio.sleep(0.01), lambda: "the server does not stand still")
             results = await broker.publish(sent)
         finally:
             os.kill(pid, signal.SIGCONT)

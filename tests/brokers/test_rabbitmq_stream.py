@@ -19,6 +19,7 @@ from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
 from millstream.testing import BrokerSuite, WorkerSuite
 from millstream.testing.broker_ground import Member
+from millstream.testing.worker_ground import WorkerGround
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -74,8 +75,7 @@ class TestRabbitStreamBroker(BrokerSuite):
         await self.reconnect()
 
 
-@pytest.mark.nightly
-class TestRabbitStreamWorker(WorkerSuite):
+class StreamGround(WorkerGround):
     """A service's store in an SQLite file, and streams of RabbitMQ between services."""
 
     features = RabbitBroker.with_history
@@ -95,6 +95,25 @@ class TestRabbitStreamWorker(WorkerSuite):
 
     def store(self, broker: Broker) -> Store:
         return SqliteStore(SqliteFile(self.folder / "store.db"))
+
+
+class TestWhatPositionsDecide(StreamGround):
+    """What a worker does otherwise than on queues, because the store has the position: the rest of the suite is nightly."""
+
+    test_fence = WorkerSuite.test_whoever_was_fenced_off_changes_nothing
+    test_share = WorkerSuite.test_two_workers_share_a_group
+    test_slow = WorkerSuite.test_a_slow_group_takes_no_more_than_it_can_hold
+    test_pause = WorkerSuite.test_a_pause_survives_a_restart
+    test_late = WorkerSuite.test_what_does_not_finish_in_time_is_delivered_again
+    test_start = WorkerSuite.test_a_new_group_starts_at_its_creation_unless_it_asks_for_more
+    test_replay = WorkerSuite.test_a_replay_with_effects_handles_everything_anew
+    test_death = WorkerSuite.test_after_a_death_each_delivery_in_flight_is_counted_before_it_runs
+    test_deaths = WorkerSuite.test_what_has_killed_several_workers_is_parked
+
+
+@pytest.mark.nightly
+class TestRabbitStreamWorker(StreamGround, WorkerSuite):
+    """All of it."""
 
 
 async def test_a_topic_of_the_other_form_is_refused(url: str) -> None:

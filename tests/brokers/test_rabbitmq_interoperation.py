@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pika
 import pytest
 from tests.brokers.rabbitmq_server import rabbitmq_url, tidied
@@ -15,6 +16,8 @@ from millstream import App, Context, event
 from millstream.brokers.rabbitmq import RabbitBroker, queue_of
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 from millstream.core.broker import Dropped, Group, Partition, Topic
+from millstream.core.facts import TOPIC as FACTS
+from millstream.core.facts import FactMessage, Heartbeat
 from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -28,6 +31,12 @@ class OrderCreated:
     orderId: int  # noqa: N815 - their name
     status: str
     customer: str = "nobody"
+
+
+@event("order.forgotten")
+@dataclass(frozen=True)
+class OrderForgotten:
+    """Nobody handles it."""
 
 
 @pytest.fixture
@@ -129,6 +138,28 @@ async def test_what_nobody_reads_is_published_all_the_same(broker: RabbitBroker,
         f"{broker.name}: no group reads the topic {topic} yet, so what is published to it goes nowhere"
     ]
     assert (unread, broker.dropped()) == ([Dropped(topic, 20)], [])
+
+
+async def test_a_service_tells_with_its_facts_what_nobody_reads(broker: RabbitBroker, tmp_path: Path) -> None:
+    """So that an operator sees it on the console, whatever the log shows."""
+    name, group = unique("forgetful"), unique("console")
+    await broker.declare([FACTS], [Group(name=group, topics=(FACTS.name,))])
+    member = Member(await broker.open(group, "m"))
+    app = App(name)
+    app.configure(broker=RabbitBroker(rabbitmq_url()), store=f"sqlite:///{tmp_path}/store.db", facts="on")
+    told: list[tuple[tuple[str, int], ...]] = []
+
+    async def listen() -> None:
+        items = await member.step()
+        await member.settle()
+        facts = [msgspec.json.decode(d.envelope.data, type=FactMessage).fact for d in items if d.envelope]
+        told.extend(fact.unread for fact in facts if isinstance(fact, Heartbeat) and fact.app == name)
+
+    async with app:
+        for _ in range(3):
+            await app.publish(OrderForgotten())
+        await until(lambda: (("order.forgotten", 3),) in told, listen, lambda: f"only {told} is told")
+    await member.close()
 
 
 async def test_what_a_group_loses_because_its_queue_was_deleted_is_a_trouble(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.brokers.words import until
 from tools.services.aws import Ministack
 from tools.services.service import HOME
 
+from millstream import App, Context, event
 from millstream.brokers.aws import AwsBroker
 from millstream.brokers.aws_client import AwsService
 from millstream.brokers.aws_wire import LARGEST, MOST_ATTRIBUTES, MOST_BYTES, entry_of, entry_of_raw, group_of
@@ -571,7 +573,8 @@ given = dict(region_name=region, endpoint_url=endpoint, aws_access_key_id="test"
 sns, sqs = boto3.client("sns", **given), boto3.client("sqs", **given)
 pages = sns.get_paginator("list_topics").paginate()
 arn = next(t["TopicArn"] for page in pages for t in page["Topics"] if t["TopicArn"].endswith(":" + topic))
-sns.publish(TopicArn=arn, Message=json.dumps({"orderId": 1}), MessageGroupId="k", MessageDeduplicationId="one")
+order = dict(MessageGroupId="k", MessageDeduplicationId="one") if topic.endswith(".fifo") else {}
+sns.publish(TopicArn=arn, Message=json.dumps({"orderId": 1, "status": "pending"}), **order)
 url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
 read = []
 while len(read) < 2:
@@ -582,35 +585,55 @@ print(json.dumps(read))
 """
 
 
-async def test_a_plain_boto3_program_publishes_and_reads(tmp_path: Path) -> None:
+@event("order.created", key="customer")
+@dataclass(frozen=True)
+class OrderCreated:
+    """As other programs publish it."""
+
+    orderId: int  # noqa: N815 - their name
+    status: str
+    customer: str = "nobody"
+
+
+@pytest.mark.parametrize(("options", "key"), [("fifo=1", "k"), ("fifo=0", None)], ids=["fifo", "standard"])
+async def test_a_plain_boto3_program_publishes_and_reads(options: str, key: str | None, tmp_path: Path) -> None:
+    """Its bare JSON is a typed event, with the message group as its key where there is one; what it reads of ours is a CloudEvent."""
     python = HOME / "moto-env/bin/python"
-    url = aws_url()
+    url = aws_url(options=f"prefix=t{secrets.token_hex(4)}-&{options}")
     if not python.exists():
         pytest.skip("there is no boto3 here: make services ONLY=aws")
     program = tmp_path / "program.py"
     program.write_text(BOTO3)
-    async with AwsBroker(url) as broker:
-        topic, group = await declared(broker)
-        theirs = unique("theirs")
-        await broker.declare([], [Group(name=theirs, topics=(topic,))])
-        sent = event_of(topic, 1, data=b'{"orderId":2}')
-        assert list(await broker.publish([sent])) == [None]
+    app = App("ours", broker=url, store=f"sqlite:///{tmp_path}/store.db")
+    seen: list[tuple[OrderCreated, str | None, str]] = []
+
+    @app.subscriber(OrderCreated, wire="json", ordered=key is not None)
+    async def handle(order: OrderCreated, context: Context) -> None:
+        seen.append((order, context.envelope.key, context.envelope.id))
+
+    async with AwsBroker(url) as broker, app:
+        await broker.declare([], [Group(name="theirs", topics=("order.created",))])
+        stop = asyncio.Event()
+        running = asyncio.create_task(app.run(stop))
+        await app.publish(OrderCreated(2, "paid", "customer-7"))
         names: Any = broker._names  # pyright: ignore[reportPrivateUsage]
         endpoint = url.partition("endpoint=")[2].partition("&")[0]
-        arguments = ["us-east-1", endpoint, names.topic(topic), names.queue(theirs, topic)]
+        arguments = ["us-east-1", endpoint, names.topic("order.created"), names.queue("theirs", "order.created")]
         done = await asyncio.to_thread(
             subprocess.run, [str(python), str(program), *arguments], capture_output=True, text=True, check=False, timeout=60
         )
         assert done.returncode == 0, done.stderr[-2000:]
+        await until(lambda: len(seen) == 2, lambda: asyncio.sleep(0.01), lambda: f"only {seen} came")
+        stop.set()
+        await running
 
-        member = Member(await broker.open(group, "m"))
-        came = await taken(member, 2)
-        await member.close()
-
-    bare = next(delivery.message for delivery in came if delivery.message)
-    assert (bare.body, bare.key) == (b'{"orderId": 1}', b"k")
-    assert bare.id
-    read = json.loads(done.stdout)
-    (ours,) = [message for message in read if message["attributes"]]
-    assert ours["attributes"] == {"content-type": "application/cloudevents+json", "type": "made"}
-    assert from_structured(ours["body"].encode(), topic) == sent
+    bare, whole = sorted(seen, key=lambda each: each[0].orderId)
+    assert (bare[:2], whole[:2]) == ((OrderCreated(1, "pending"), key), (OrderCreated(2, "paid", "customer-7"), "customer-7"))
+    assert bare[2]
+    read = {message["attributes"].get("type", ""): message for message in json.loads(done.stdout)}
+    assert json.loads(read[""]["body"]) == {"orderId": 1, "status": "pending"}
+    ours = read["order.created"]
+    assert ours["attributes"] == {"content-type": "application/cloudevents+json", "type": "order.created"}
+    envelope = from_structured(ours["body"].encode(), "order.created")
+    assert (envelope.type, envelope.key) == ("order.created", "customer-7")
+    assert json.loads(envelope.data) == {"orderId": 2, "status": "paid", "customer": "customer-7"}

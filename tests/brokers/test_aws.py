@@ -21,6 +21,7 @@ FIFO = Features(
     ordered=True, durable=True, shared=True, broadcast=True, shares_partitions=True, retains_regardless=True, deduplicates=True,
     largest=160 << 10,
 )  # fmt: skip
+STANDARD = replace(FIFO, ordered=False, deduplicates=False)
 
 
 class TestMinistackBroker(BrokerSuite):
@@ -61,7 +62,7 @@ class TestMotoBroker(TestMinistackBroker):
 class TestStandardQueues(TestMinistackBroker):
     """Without order, and without the broker's own memory of what was published."""
 
-    features = replace(FIFO, ordered=False, deduplicates=False)
+    features = STANDARD
 
     def connect(self) -> Broker:
         return AwsBroker(aws_url(self.variable, "fifo=0&prefix=standard-"))
@@ -95,6 +96,16 @@ class TestMinistackWorker(WorkerSuite):
 
     def store(self, broker: Broker) -> Store:
         return SqliteStore(SqliteFile(self.folder / "store.db"))
+
+
+@pytest.mark.nightly
+class TestStandardWorker(TestMinistackWorker):
+    """On standard queues: what is delivered twice is told apart by the inbox alone, and retries keep their order in the store."""
+
+    features = STANDARD
+
+    def broker(self) -> Broker:
+        return AwsBroker(aws_url(self.variable, f"fifo=0&prefix={self.prefix}"))
 
 
 @pytest.mark.nightly

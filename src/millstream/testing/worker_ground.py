@@ -1,6 +1,7 @@
 """WorkerGround: a service on a broker and a store under test, and the words in which its scenarios are written."""
 
 import asyncio
+import functools
 import itertools
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
@@ -134,6 +135,9 @@ class WorkerGround:
             broker=cast("Broker", Interposed(broker)) if faulty_broker else broker,
             store=cast("Store", Interposed(store)) if faulty_store else store,
         )
+        if not self.features.ordered:
+            # Handlers that say nothing would be refused.
+            app.subscriber = functools.partial(app.subscriber, ordered=False)
         return app
 
     @property

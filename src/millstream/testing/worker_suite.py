@@ -513,6 +513,16 @@ class WorkerSuite(StoreScenarios):
         assert {key for key, _ in early} == {"good", "fine"}
         assert [number for key, number in handled if key == "bad"] == [1, 2, 3, 4]
 
+    @refused("ordered")
+    async def test_order_is_refused_where_the_broker_keeps_none(self) -> None:
+        """Who handles events with a key has to say that it does without."""
+        app = self.app()
+
+        @app.subscriber(Made, ordered=True)
+        async def handle(_made: Made) -> None: ...  # pyright: ignore[reportUnusedFunction]
+
+        await expect(ConfigurationError, app.__aenter__())
+
     @promised()
     async def test_without_order_others_of_a_key_pass(self) -> None:
         """`ordered=False` says that nothing has to wait for what fails."""

@@ -39,6 +39,8 @@ MEASURED = 0.5
 #: How long all groups have to drain what was acknowledged, and a process to end, in seconds.
 DRAIN, END = 90.0, 20.0
 LOOK = 0.1
+#: How many violations of a kind a report shows.
+SHOWN = 5
 #: No fault of the short form lasts longer, in seconds.
 SHORT = 3.5
 
@@ -61,7 +63,10 @@ class Report:
     def __str__(self) -> str:
         counts = f"{self.acknowledged} acknowledged, {self.refused} refused, {self.recovered} recovered, {self.effects} effects"
         told = f"{self.name}: {counts}, {self.pace:.0f} a second, lag at most {self.worst_lag:.1f} s; faults: {', '.join(self.faults)}"
-        return "\n".join([told, *(f"  {v.kind}: {v.text}" for v in self.violations[:20])])
+        kinds: dict[str, list[str]] = {}
+        for violation in self.violations:
+            kinds.setdefault(violation.kind, []).append(violation.text)
+        return "\n".join([told, *(f"  {kind} ({len(texts)}): {text}" for kind, texts in kinds.items() for text in texts[:SHOWN])])
 
 
 class Run:

@@ -196,7 +196,7 @@ async def test_following_shows_each_new_event_once_also_of_a_new_topic(system: S
 
 
 class Gaps(MemoryBroker):
-    """A log whose events are at these positions, and that counts what is read of it."""
+    """A log whose events are at these positions of every partition, and that counts what is read of it."""
 
     def __init__(self, positions: list[int]) -> None:
         super().__init__()
@@ -206,6 +206,9 @@ class Gaps(MemoryBroker):
         found = [Delivery(partition, at, None) for at in self.at if at >= position][:most]
         self.reads.append(len(found))
         return found
+
+    async def bounds(self, topic: str) -> list[tuple[Partition, int, int]]:
+        return [(Partition(topic, 0), self.at[0], self.at[-1] + 1)]
 
 
 #: Without gaps, with small ones, and with those of entries of Redis that others have added.
@@ -236,3 +239,15 @@ async def test_a_log_without_gaps_is_read_once() -> None:
 
     assert (to, found) == (1500, 2500)
     assert sum(broker.reads) == 2501
+
+
+async def test_the_last_events_are_found_behind_any_gap() -> None:
+    """What others add to a stream of Redis is as far apart as milliseconds, of which each has a million positions."""
+    broker = Gaps([number << 40 for number in range(1, 1001)])
+
+    last = [delivery.position async for delivery in tail(broker, ManualClock(), topics=["orders"], most=3)]
+    older = [d.position async for d in tail(broker, ManualClock(), topics=["orders"], most=3, matches=lambda d: d.position < 500 << 40)]
+
+    assert last == [number << 40 for number in (998, 999, 1000)]
+    assert older == [number << 40 for number in (497, 498, 499)]
+    assert len(broker.reads) < 1000

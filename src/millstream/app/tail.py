@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from millstream.app.queries import events_back
 from millstream.core.broker import Broker, Delivery, Partition
 from millstream.core.clock import Clock
 from millstream.core.facts import is_internal
@@ -100,7 +101,7 @@ async def _last(
     for partition, end in ends.items():
         mine: list[Delivery] = []
         while end > starts[partition] and len(mine) < most:
-            start = max(starts[partition], end - max(most, BACKWARDS))
+            start, _ = await events_back(broker, partition, first=starts[partition], end=end, count=max(most, BACKWARDS))
             page = [d async for d in _range(broker, partition, start, end) if matches(d)]
             mine = page + mine
             end = start

@@ -90,7 +90,7 @@ def test_a_cell_says_whether_it_passed_and_why_it_was_left_out(report: Report) -
 
     assert cells(made, "Each key keeps its order") == ["✓", "✓", "¹", "✓", "✓", "✓ ²", "–", "✓", "✓"]
     assert made.endswith("\n1. too large\n2. on moto: it is slow\n")
-    assert "on 2026-11-25:" in made
+    assert "last on 2026-11-25:" in made
 
 
 def test_the_newest_result_counts_and_a_server_that_was_not_there_is_none(report: Report, tmp_path: Path) -> None:

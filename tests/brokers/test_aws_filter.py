@@ -11,7 +11,7 @@ from tests.brokers.aws_server import MINISTACK, MOTO, aws_url
 from tests.brokers.test_aws_groups import clients, event_of, taken, unique
 
 from millstream.brokers.aws import AwsBroker
-from millstream.brokers.aws_filter import ABSENT, BESIDES, MOST_COMBINATIONS, MOST_FIELDS, policy_of
+from millstream.brokers.aws_filter import policy_of
 from millstream.brokers.aws_names import FILTER_TAG
 from millstream.contracts.errors import BrokerError
 from millstream.core.broker import Group, Message, Topic
@@ -28,11 +28,6 @@ SMALL_EVEN = Wants(((("number",), (0, 2)),))
 async def broker(request: pytest.FixtureRequest) -> AsyncGenerator[AwsBroker]:
     async with AwsBroker(aws_url(request.param)) as broker:
         yield broker
-
-
-def wants(*fields: Any) -> Wants:
-    """Each a path and its values."""
-    return Wants(tuple((tuple(path.split(".")), tuple(values)) for path, *values in fields))
 
 
 async def declared(broker: AwsBroker, wanted: Wants | None) -> tuple[str, str]:
@@ -289,34 +284,3 @@ async def test_a_subscription_that_is_there_with_a_policy_is_found(ministack: Aw
     raw = "false"
     with pytest.raises(BrokerError, match="different attributes"):
         await ministack.declare([], [Group(name=group, topics=(topic,), wants=((topic, SMALL_EVEN),))])
-
-
-# Policies, which need no server
-
-
-@pytest.mark.parametrize(
-    ("fields", "data"),
-    [
-        ([("currency", "EUR")], {"currency": ["EUR", ABSENT]}),
-        ([("customer.country", "DE", "CH")], {"customer": {"country": ["DE", "CH", ABSENT]}}),
-        ([("customer.country", "DE"), ("customer.vip", True)], {"customer": {"country": ["DE", ABSENT], "vip": [True, ABSENT]}}),
-        ([("count", 3)], {"count": [{"numeric": ["=", 3]}, ABSENT]}),
-        ([("count", 3.0)], {"count": [{"numeric": ["=", 3]}, ABSENT]}),
-        ([("price", 2.5), ("currency", "EUR")], {"currency": ["EUR", ABSENT]}),
-    ],
-)
-def test_sns_is_told_what_it_compares_as_json_does(fields: Any, data: object) -> None:
-    assert json.loads(policy_of(wants(*fields))) == {"$or": [{"data": data}, *BESIDES]}
-
-
-@pytest.mark.parametrize("values", [(2.5,), (10**12,), (10**400,), (float("inf"),), (1, 2.5)])
-def test_of_what_it_compares_otherwise_sns_is_told_nothing(values: Any) -> None:
-    assert policy_of(wants(("field", *values))) == "{}"
-
-
-def test_a_filter_beyond_what_sns_takes_is_told_in_part() -> None:
-    """What is left out lets more through, and the worker skips it."""
-    six = json.loads(policy_of(wants(*((f"f{n}", True) for n in range(6)))))
-    many = json.loads(policy_of(wants(("currency", *map(str, range(MOST_COMBINATIONS))), ("paid", True))))
-    assert 0 < len(six["$or"][0]["data"]) <= MOST_FIELDS
-    assert many["$or"][0]["data"] == {"paid": [True, ABSENT]}

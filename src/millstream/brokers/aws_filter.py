@@ -25,8 +25,10 @@ BESIDES: tuple[dict[str, Any], ...] = ({"data_base64": [{"exists": True}]}, {"sp
 ABSENT = {"exists": False}
 #: SNS takes so many fields, and so many combinations of their values,
 MOST_FIELDS, MOST_COMBINATIONS = 5 - len(BESIDES), 150 - len(BESIDES)
-#: and compares numbers up to this one.
+#: compares numbers up to this one,
 LARGEST_NUMBER = 1_000_000_000
+#: and has words of its own, which in some places of a policy are no names of fields.
+OPERATORS = {"anything-but", "cidr", "equals-ignore-case", "exists", "numeric", "prefix", "suffix", "wildcard"}
 
 
 def policy_of(wants: Wants | None) -> str:
@@ -40,7 +42,8 @@ def policy_of(wants: Wants | None) -> str:
     for path, values in wants.fields if wants is not None else ():
         # SNS counts a value the more the deeper it lies: a field of the body is on the third level.
         grown = combinations * (len(values) + 1) * (len(path) + 2)
-        if count == MOST_FIELDS or grown > MOST_COMBINATIONS or not all(map(_is_comparable, values)):
+        comparable = all(map(_is_name, path)) and all(map(_is_comparable, values))
+        if count == MOST_FIELDS or grown > MOST_COMBINATIONS or not comparable:
             continue
         combinations, count = grown, count + 1
         *above, field = path
@@ -51,11 +54,18 @@ def policy_of(wants: Wants | None) -> str:
     return json.dumps({"$or": [{DATA: data}, *BESIDES]}) if data else NOTHING
 
 
+def _is_name(name: str) -> bool:
+    """Whether a name of a field is that to SNS, too: a dot may lead deeper, and a dollar begin an operator."""
+    return name.replace("-", "_").isidentifier() and name not in OPERATORS
+
+
 def _is_comparable(value: Value) -> bool:
-    """Whether SNS says of a value what JSON says: fractions it rounds."""
+    """Whether SNS says of a value what JSON says: fractions it rounds, an empty text may be none, and of some it wants two escapes."""
+    if isinstance(value, str):
+        return value.isprintable() and not {'"', "\\"} & {*value} and value != ""
     if isinstance(value, float):
         return math.isfinite(value) and value.is_integer() and abs(value) <= LARGEST_NUMBER
-    return not isinstance(value, int) or abs(value) <= LARGEST_NUMBER
+    return abs(value) <= LARGEST_NUMBER
 
 
 def _compared(value: Value) -> object:

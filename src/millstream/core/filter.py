@@ -1,6 +1,7 @@
 """What a subscription wants, said in fields and values, so that a broker can be told, too."""
 
 import difflib
+import enum
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -8,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from millstream.contracts.errors import ConfigurationError
-from millstream.contracts.fields import UnknownFieldError, wire_path
+from millstream.contracts.fields import NoValueError, UnknownFieldError, wire_path
 
 Value = str | int | float | bool
 #: What users write: a field, dots for what lies deeper, and the value or values that it may have.
@@ -69,6 +70,9 @@ def _condition(name: object, given: object, types: Sequence[type[Any]]) -> Condi
         near = difflib.get_close_matches(error.name, error.known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(error.known)}"
         raise ConfigurationError(f"where= names the field {name!r}, and there is no {error.name!r}: {hint}") from None
+    except NoValueError as error:
+        further = f"{name}.{error.known[0]}, or another field of it" if error.known else f"{name}. and a key of it"
+        raise ConfigurationError(f"where= names {name!r}, which is never one value; write {further}") from None
     several = list(cast("Sequence[object]", given)) if isinstance(given, (list, tuple)) else [given]
     values = [value for value in several if isinstance(value, (str, int, float, bool)) and value == value]  # noqa: PLR0124 - NaN
     if not values or len(values) < len(several):
@@ -105,8 +109,10 @@ def _has(value: object, path: Sequence[str], values: Sequence[Value]) -> bool:
             if inner is not None:
                 waiting.append((inner, further))
         elif not isinstance(value, Mapping):
-            # As JSON has it: a Decimal, a UUID and a time are texts, an enum is its value.
-            plain: object = value if isinstance(value, (str, int, float)) or value is None else msgspec.to_builtins(value)
+            # As JSON has it: a Decimal, a UUID and a time are texts, an enum is its value, whatever else it is besides.
+            plain: object = value.value if isinstance(value, enum.Enum) else value
+            if not isinstance(plain, (str, int, float)) and plain is not None:
+                plain = msgspec.to_builtins(plain)
             if any(plain == wanted and isinstance(plain, bool) == isinstance(wanted, bool) for wanted in values):
                 return True
     return False

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.services.environment import python_environment, run
-from tools.services.service import HOME, Child, free_port, require_debian
+from tools.services.service import HOME, Child, ServiceError, free_port, require_debian
 
 #: They want clients with packages of their own versions: never in the environment that tests run in.
 MINISTACK, MOTO = "ministack==1.5.33", "moto[server]==5.2.5"

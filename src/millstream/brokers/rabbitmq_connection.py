@@ -377,6 +377,12 @@ class Channel:
             amqp.EXCHANGE_DECLARE, amqp.short(0), amqp.short_text(name), amqp.short_text(kind), flags, amqp.table(arguments or {})
         )
 
+    def ask_exchange(self, name: str) -> "asyncio.Future[bytes]":
+        """Ask whether there is an exchange."""
+        return self.ask(
+            amqp.EXCHANGE_DECLARE, amqp.short(0), amqp.short_text(name), amqp.short_text(""), amqp.bits(True, True), amqp.table({})
+        )
+
     def ask_queue(
         self, name: str, arguments: Mapping[str, Any] | None = None, *, passive: bool = False, exclusive: bool = False,
         auto_delete: bool = False,

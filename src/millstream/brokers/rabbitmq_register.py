@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
@@ -13,13 +14,17 @@ from millstream.brokers.rabbitmq_publisher import Outgoing
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, MillstreamError
 from millstream.core.broker import Group, Topic
 
-#: A queue that holds one message: everything that is known.
+log = logging.getLogger("millstream.rabbitmq")
+
+#: A queue that holds one message: everything that is known. An exchange of that name says that it was made.
 QUEUE = "millstream.register"
 #: Whoever has this queue, which only one connection can have, may look and change.
 LOCK = "millstream.register.lock"
 #: Seconds to wait for the register while others have it, and for its message when its last reader died with it in hand.
 PATIENCE = 30.0
 RETURNS = 5.0
+#: Seconds that a server which has just come back may say that there is no register, although there was one.
+RECOVERS = 10.0
 
 
 class TopicRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -127,11 +132,14 @@ class RabbitRegister:
         decide: Callable[[Register], Register] | None,
         before: Callable[[Register], Awaitable[None]] | None,
     ) -> Register:
-        if not self._made and not await self._exists(connection):
-            if decide is None:
+        if not self._made:
+            made = await self._was_made(connection)
+            if not made and decide is None:
                 return Register()
-            await channel.queue(QUEUE, arguments=self._arguments(connection))
-            await self._write(Register())
+            if not made:
+                await channel.queue(QUEUE, arguments=self._arguments(connection))
+                await self._write(Register())
+            await channel.declare_exchange(QUEUE, "fanout")
         self._made = True
         tags, register = await self._take(channel)
         changed = register if decide is None else decide(register)
@@ -147,10 +155,26 @@ class RabbitRegister:
             channel.ack(tag)
         return changed
 
-    async def _exists(self, connection: Connection) -> bool:
+    async def _was_made(self, connection: Connection) -> bool:
+        """Whether there is a register. Where only its exchange is, its queue is waited for: an empty one would forget all groups."""
+        deadline = asyncio.get_running_loop().time() + RECOVERS
+        while True:
+            if await self._exists(connection, lambda channel: channel.ask_queue(QUEUE, passive=True)):
+                return True
+            if not await self._exists(connection, lambda channel: channel.ask_exchange(QUEUE)):
+                return False
+            if asyncio.get_running_loop().time() > deadline:
+                log.warning(
+                    "%s: the queue %s is gone, and with it what was known of topics and groups: they are declared anew", self._name, QUEUE
+                )
+                return False
+            await asyncio.sleep(0.1)
+
+    @staticmethod
+    async def _exists(connection: Connection, ask: "Callable[[Channel], asyncio.Future[bytes]]") -> bool:
         async with await connection.channel() as channel:
             try:
-                await channel.queue(QUEUE, passive=True)
+                await channel.answer(ask(channel))
             except RefusedError as error:
                 if error.code == NOT_FOUND:
                     return False

@@ -49,7 +49,9 @@ class RabbitUnread:
         """No queue was there for an event; the server confirms it next."""
         if not topic or is_internal(topic):
             return
-        found = self.routes.setdefault((topic, route), _Route())
+        found = self.routes.get((topic, route))
+        if found is None:
+            found = self.routes[topic, route] = _Route()
         found.back += 1
         if not found.known:
             found.known = True

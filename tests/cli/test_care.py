@@ -62,6 +62,15 @@ def test_a_healthy_machine_is_told_in_one_screen(millstream: Run) -> None:
     assert max(map(len, after.out.splitlines())) < 120
 
 
+def test_the_registry_is_told_where_there_is_one(millstream: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside broker and store, and without its password."""
+    monkeypatch.setenv("MILLSTREAM_REGISTRY", "http://me:secret@registry:8081")
+
+    found = {check["name"]: check["found"] for check in millstream("doctor", "-o", "json").json["checks"]}
+
+    assert found["registry"] == "http://me:***@registry:8081 (the environment's MILLSTREAM_REGISTRY)"
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_what_has_to_be_repaired_comes_with_the_repair(millstream: Run, folder: Path, *, as_json: bool) -> None:
     """A damaged file ends with 9, and says what to do."""

@@ -473,6 +473,15 @@ async def test_options_that_make_no_client_are_told_as_such() -> None:
             await broker.open(group, "m")
 
 
+async def test_what_kafka_does_not_make_says_what_it_would_make() -> None:
+    """More copies than there are servers, and a name that Kafka does not take."""
+    async with KafkaBroker(f"{kafka_url()}&replication=3") as broker:
+        with pytest.raises(ConfigurationError, match=r"has 1 server\(s\).* 3 copies: start more, or write replication=1"):
+            await broker.declare([Topic(name=unique("made"))], [])
+        with pytest.raises(ConfigurationError, match="Choose another name"):
+            await broker.declare([Topic(name="a/b")], [])
+
+
 async def test_one_copy_is_refused_unless_it_is_allowed_by_name() -> None:
     """Without `allow_single_replica=1` nothing is acknowledged that one server could lose."""
     url, topic = kafka_url().replace("allow_single_replica=1", ""), unique("made")

@@ -206,7 +206,9 @@ class KafkaBroker:
         deadline = time.monotonic() + APPEARS
         while name not in (found := await self._known([name])):
             if time.monotonic() > deadline:
-                raise BrokerError(f"topic {name!r} was created on {self.name}, and is not there. Look at the cluster.")
+                raise BrokerError(
+                    f"topic {name!r} was created on {self.name}, and is not there. Look whether all servers run, and declare it again."
+                )
             await asyncio.sleep(0.05)
         return found[name]
 

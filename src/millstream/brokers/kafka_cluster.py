@@ -14,7 +14,7 @@ from typing import Any, cast
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from millstream.brokers.kafka_errors import FORBIDDEN, error_of, failure, is_passing, unusable
+from millstream.brokers.kafka_errors import error_of, failure, is_forbidden, is_passing, unusable
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings, Protocol
 from millstream.contracts.errors import BrokerError, BrokerUnavailableError, ConfigurationError
 from millstream.core.broker import Partition
@@ -72,7 +72,7 @@ class KafkaCluster:
             last = self._last_error
             if last is None:
                 raise
-            if last.code() in FORBIDDEN:
+            if is_forbidden(last):
                 raise failure(last, f"{self.name}: connecting") from error
             raise BrokerUnavailableError(f"{error} The last thing that happened was: {last.str()}.") from error
         self.id, self.servers = found.cluster_id, len(found.nodes)
@@ -157,9 +157,16 @@ class KafkaCluster:
             return True
         if error_of(refused).code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return False
-        raise ConfigurationError(
-            f"topic {name!r} cannot be created on {self.name}: {error_of(refused).str()}. Choose another name, or correct its settings."
-        )
+        advice = {
+            KafkaError.TOPIC_EXCEPTION: "Choose another name.",
+            KafkaError.INVALID_PARTITIONS: f"Declare another number of partitions than {partitions}.",
+            KafkaError.INVALID_REPLICATION_FACTOR: (
+                f"The cluster has {self.servers} server(s), and the topic was to have {replication} copies: start more, or write "
+                f"replication={self.servers} into the URL."
+            ),
+            KafkaError.INVALID_CONFIG: "Correct what is declared, or the cluster's own settings.",
+        }.get(error_of(refused).code(), "Ask who runs the cluster for what it allows, or have the topic made there.")
+        raise ConfigurationError(f"topic {name!r} cannot be created on {self.name}: {error_of(refused).str()}. {advice}")
 
     async def _configs(self, kind: ResourceType, names: Sequence[str]) -> dict[str, dict[str, str]]:
         resources = [ConfigResource(kind, name) for name in names]

@@ -25,7 +25,7 @@ PASSING = frozenset(
         E.THROTTLING_QUOTA_EXCEEDED, E.UNKNOWN_LEADER_EPOCH, E.FENCED_LEADER_EPOCH, E.UNSTABLE_OFFSET_COMMIT, E._UNKNOWN_PARTITION,
     )
 )  # fmt: skip
-#: Somebody has to change who may do what, or what this client says of itself.
+#: See `is_forbidden`.
 FORBIDDEN = frozenset(
     (
         E._AUTHENTICATION, E._SSL, E.SASL_AUTHENTICATION_FAILED, E.TOPIC_AUTHORIZATION_FAILED, E.GROUP_AUTHORIZATION_FAILED,
@@ -39,6 +39,21 @@ FENCED = frozenset(
         E.UNKNOWN_MEMBER_ID, E.INVALID_PRODUCER_ID_MAPPING,
     )
 )  # fmt: skip
+_GONE = "The topic is gone, or this user may not see it: declare it again, or have the user allowed to describe it."
+#: What helps where Kafka's own words leave that open.
+ADVICE = {
+    E.UNKNOWN_TOPIC_OR_PART: _GONE,
+    E._UNKNOWN_TOPIC: _GONE,
+    E.INVALID_RECORD: "A compacted topic takes only what has a key: give the event one, or set the topic's cleanup.policy=delete.",
+    E.INVALID_TIMESTAMP: "The topic takes no such time: correct the clock here, or set the topic's message.timestamp.type=LogAppendTime.",
+    E.INCONSISTENT_GROUP_PROTOCOL: "Its members share partitions in another way: stop them first, or use the same group_protocol.",
+    E.GROUP_MAX_SIZE_REACHED: "Run fewer workers, or raise the servers' group.max.size (group.consumer.max.size).",
+    E.INVALID_SESSION_TIMEOUT: "Correct session.timeout.ms in the URL: the servers' group.min.session.timeout.ms and its like bound it.",
+    E.INVALID_TRANSACTION_TIMEOUT: "Raise the servers' transaction.max.timeout.ms to 10000 at least.",
+    E.UNSUPPORTED_VERSION: "Upgrade the servers: Kafka 2.5 is the oldest that serves.",
+    E.SECURITY_DISABLED: "The servers have no authorizer: leave user and password out, or set one up.",
+}
+ELSEWHERE = "What the servers logged at that time says more: look for the error's name there."
 #: What is in the text of a member's last error where the servers leave it to the members to share out partitions.
 UNSUPPORTED = KafkaError(E.UNSUPPORTED_VERSION).str()
 
@@ -54,6 +69,12 @@ def is_passing(error: KafkaError) -> bool:
     return error.code() in PASSING or error.retriable()
 
 
+def is_forbidden(error: KafkaError) -> bool:
+    """Whether somebody has to change who may do what, or what this client says of itself."""
+    # Of a certificate that one of the two does not like librdkafka may only say that the connection has ended, and why in words.
+    return error.code() in FORBIDDEN or any(known in error.str() for known in ("SSL alert", "certificate verify failed"))
+
+
 def failure(error: KafkaError | KafkaException, what: str) -> MillstreamError:
     """What to raise, or to answer, when Kafka refuses; `what` says what was tried."""
     if isinstance(error, KafkaException):
@@ -61,7 +82,7 @@ def failure(error: KafkaError | KafkaException, what: str) -> MillstreamError:
     told = f"{what}: {error.str()} ({error.name()})."
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return TooLargeError(f"{told} Publish a reference to large data.")
-    if error.code() in FORBIDDEN:
+    if is_forbidden(error):
         return ConfigurationError(f"{told} Check user, password, certificates, and what the cluster allows this user.")
     if error.code() == E._FATAL and UNSUPPORTED in error.str():
         return ConfigurationError(
@@ -70,7 +91,7 @@ def failure(error: KafkaError | KafkaException, what: str) -> MillstreamError:
         )
     if is_passing(error):
         return BrokerUnavailableError(f"{told} Check that the cluster runs; the same call may succeed later.")
-    return BrokerError(told)
+    return BrokerError(f"{told} {ADVICE.get(error.code(), ELSEWHERE)}")
 
 
 def unusable(error: KafkaException, name: str) -> ConfigurationError:

@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
-from millstream.brokers.kafka_errors import FORBIDDEN, error_of, failure
+from millstream.brokers.kafka_errors import error_of, failure, is_forbidden
 from millstream.brokers.kafka_history import KafkaHistory
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
 from millstream.contracts.errors import BrokerUnavailableError
@@ -102,7 +102,7 @@ class KafkaGroups:
             except KafkaException as exception:
                 error = error_of(exception)
                 # Somebody else took the register, or nobody knows what happened: what is there now tells.
-                if error.code() in FORBIDDEN or time.monotonic() > deadline:
+                if is_forbidden(error) or time.monotonic() > deadline:
                     raise failure(error, f"{self._settings.name}: writing the register of groups") from exception
             finally:
                 await asyncio.to_thread(box.clear)
@@ -147,4 +147,7 @@ class KafkaGroups:
         while self._next <= place:
             await self.records()
             if time.monotonic() > deadline:
-                raise BrokerUnavailableError(f"{self._settings.name}: the register of groups cannot be read. Look at the cluster.")
+                raise BrokerUnavailableError(
+                    f"{self._settings.name}: the register of groups cannot be read. Look whether its topic has a leader (kafka-topics.sh "
+                    f"--describe --topic {TOPIC})."
+                )

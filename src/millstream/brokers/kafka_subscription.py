@@ -175,7 +175,7 @@ class KafkaSubscription:
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._NO_OFFSET):
             self._failure = PositionLostError(
                 f"group {self._record.name!r}: position {record.offset()} of {where} has left the log ({error.str()}). Look at what was "
-                "lost, then move the group on purpose."
+                "lost, then move the group on purpose (`millstream replay`)."
             )
         else:
             # An error of the whole group is of no partition.
@@ -204,14 +204,14 @@ class KafkaSubscription:
                 raise PositionLostError(
                     f"group {self._record.name!r}: Kafka knows no position in {where} any more: it forgets groups that nobody runs for "
                     "long (offsets.retention.minutes), and topics that were made anew. Find out what was missed, then move the group on "
-                    "purpose."
+                    "purpose (`millstream replay`)."
                 )
             # A partition that was added to the topic begins where its log does.
             position = max(position, gained.first) if gained.committed is None else position
         if not gained.first <= position <= max(gained.head, owned.delivered + 1):
             raise PositionLostError(
                 f"group {self._record.name!r} would go on at {position} of {where}, but the log has {gained.first} to {gained.head}. "
-                "Find out what happened to it, then move the group on purpose."
+                "Find out what happened to it, then move the group on purpose (`millstream replay`)."
             )
         owned.settled = position - 1
         self._rewind(owned, position)

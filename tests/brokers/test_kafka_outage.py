@@ -197,3 +197,17 @@ async def test_a_cluster_of_three_keeps_two_copies_of_everything(three: KafkaClu
 
         assert [t.replication for t in found.values()] == [3, 3, 3]
         assert {t.config["min.insync.replicas"] for t in found.values()} == {"2"}
+
+
+@pytest.mark.nightly
+async def test_copies_are_as_many_as_asked_for(three: KafkaCluster) -> None:
+    """On two of three servers, and with both an event is acknowledged: it reaches its group."""
+    async with KafkaBroker(f"kafka://{three.bootstrap}?replication=2") as broker:
+        topic, group = await declared(broker, partitions=3)
+        await published(broker, made(topic, 30))
+        member = Member(await broker.open(group, "m"))
+        await taken(member, 30)
+        await member.close()
+        (found,) = (await broker._cluster.describe([topic])).values()
+
+        assert (found.partitions, found.replication, found.config["min.insync.replicas"]) == (3, 2, "2")

@@ -57,6 +57,21 @@ class KafkaCluster:
         return f"localhost:{self._ports()['secure-1']}"
 
     @property
+    def mutual_bootstrap(self) -> str:
+        """The address that takes only clients that have our client's certificate."""
+        return f"localhost:{self._ports()['mutual-1']}"
+
+    @property
+    def certificate(self) -> Path:
+        """The client's certificate."""
+        return self.folder / "client.pem"
+
+    @property
+    def key(self) -> Path:
+        """The client's key, which `PASSWORD` protects."""
+        return self.folder / "client.key"
+
+    @property
     def ca(self) -> Path:
         """The certificate that signs the secure address's own."""
         return self.folder / "ca.pem"
@@ -79,6 +94,8 @@ class KafkaCluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._secure and not self.ca.exists():
             self._make_certificate()
+        if self._secure and not self.certificate.exists():
+            self._make_client_certificate()
         starting = [number for number in self.servers if self._children[number].pid is None]
         for number in starting:
             self._configure(number)
@@ -122,17 +139,20 @@ class KafkaCluster:
     def _ports(self) -> dict[str, int]:
         """The ports that this folder's servers have kept since their first start."""
         file = self.folder / "ports"
-        if not file.exists():
-            names = [f"{kind}-{number}" for number in self.servers for kind in ("plain", "controller")] + ["secure-1"] * self._secure
-            names += [f"{kind}-{line}-{number}" for kind in ("line", "proxy") for line in self.lines for number in self.servers]
-            taken: dict[str, int] = {}
-            for name in names:
-                while (port := free_port(self._preferred_port if name == "plain-1" else 0)) in taken.values():
-                    pass
-                taken[name] = port
+        known = file.read_text().splitlines() if file.exists() else []
+        taken = {name: int(port) for name, port in map(str.split, known)}
+        names = [f"{kind}-{number}" for number in self.servers for kind in ("plain", "controller")]
+        names += ["secure-1", "mutual-1"] if self._secure else []
+        names += [f"{kind}-{line}-{number}" for kind in ("line", "proxy") for line in self.lines for number in self.servers]
+        missing = [name for name in names if name not in taken]
+        for name in missing:
+            while (port := free_port(self._preferred_port if name == "plain-1" else 0)) in taken.values():
+                pass
+            taken[name] = port
+        if missing:
             self.folder.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(f"{name} {port}\n" for name, port in taken.items()))
-        return {name: int(port) for name, port in (line.split() for line in file.read_text().splitlines())}
+        return taken
 
     def _configure(self, number: int) -> None:
         ports, copies = self._ports(), min(3, len(self.servers))
@@ -143,8 +163,9 @@ class KafkaCluster:
             advertised.append(f"LINE{line}://127.0.0.1:{ports[f'proxy-{line}-{number}']}")
         secure: dict[str, object] = {}
         if self._secure and number == 1:
-            listening.append(f"SECURE://127.0.0.1:{ports['secure-1']}")
-            advertised.append(f"SECURE://localhost:{ports['secure-1']}")
+            for name in ("secure", "mutual"):
+                listening.append(f"{name.upper()}://127.0.0.1:{ports[f'{name}-1']}")
+                advertised.append(f"{name.upper()}://localhost:{ports[f'{name}-1']}")
             secure = self._secure_settings()
         settings = {
             "process.roles": "broker,controller",
@@ -155,7 +176,10 @@ class KafkaCluster:
             "listeners": ",".join(listening),
             "advertised.listeners": ",".join(advertised),
             "listener.security.protocol.map": ",".join(
-                ["PLAIN:PLAINTEXT", "CONTROLLER:PLAINTEXT", "SECURE:SASL_SSL", *(f"LINE{line}:PLAINTEXT" for line in self.lines)]
+                [
+                    "PLAIN:PLAINTEXT", "CONTROLLER:PLAINTEXT", "SECURE:SASL_SSL", "MUTUAL:SSL",
+                    *(f"LINE{line}:PLAINTEXT" for line in self.lines),
+                ]  # fmt: skip
             ),
             # One client comes to each.
             **{f"listener.name.line{line}.num.network.threads": 1 for line in self.lines},
@@ -189,13 +213,19 @@ class KafkaCluster:
             _java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._file(number)))
 
     def _secure_settings(self) -> dict[str, object]:
-        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        modules = "org.apache.kafka.common.security"
         return {
             "ssl.keystore.location": self.folder / "server.p12",
             "ssl.keystore.password": PASSWORD,
             "ssl.keystore.type": "PKCS12",
-            "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.secure.plain.sasl.jaas.config": f'{module} required user_{USER}="{PASSWORD}";',
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            "listener.name.secure.plain.sasl.jaas.config": f'{modules}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";',
+            # Their users are the cluster's own, which an administrator makes.
+            "listener.name.secure.scram-sha-256.sasl.jaas.config": f"{modules}.scram.ScramLoginModule required;",
+            "listener.name.secure.scram-sha-512.sasl.jaas.config": f"{modules}.scram.ScramLoginModule required;",
+            "listener.name.mutual.ssl.client.auth": "required",
+            "listener.name.mutual.ssl.truststore.location": self.certificate,
+            "listener.name.mutual.ssl.truststore.type": "PEM",
         }
 
     def _make_certificate(self) -> None:
@@ -203,6 +233,10 @@ class KafkaCluster:
         name = ["-dname", "CN=localhost", "-ext", "SAN=dns:localhost,ip:127.0.0.1", "-ext", "bc:c"]
         _run("keytool", "-genkeypair", *store, "-storetype", "PKCS12", "-keyalg", "RSA", "-keysize", "2048", "-validity", "3650", *name)
         _run("keytool", "-exportcert", "-rfc", *store, "-file", str(self.ca))
+
+    def _make_client_certificate(self) -> None:
+        files = ["-keyout", str(self.key), "-passout", f"pass:{PASSWORD}", "-out", str(self.certificate)]
+        _run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "3650", "-subj", "/CN=client", *files)
 
 
 class Kafka:
@@ -230,15 +264,17 @@ class Kafka:
 
     def env(self) -> Mapping[str, str]:
         secure = f"kafka://{USER}:{PASSWORD}@{self.cluster.secure_bootstrap}?ca={self.cluster.ca}"
+        mutual = f"kafka://{self.cluster.mutual_bootstrap}?ca={self.cluster.ca}&cert={self.cluster.certificate}&key={self.cluster.key}"
         return {
             "MILLSTREAM_TEST_KAFKA": f"kafka://{self.cluster.bootstrap}?allow_single_replica=1",
             "MILLSTREAM_TEST_KAFKA_SECURE": f"{secure}&allow_single_replica=1",
+            "MILLSTREAM_TEST_KAFKA_MUTUAL": f"{mutual}&allow_single_replica=1",
         }
 
 
 def install() -> None:
     """Have Java and the jars."""
-    require_debian({"java": f"openjdk-{JAVA}-jre-headless", "mvn": "maven"})
+    require_debian({"java": f"openjdk-{JAVA}-jre-headless", "mvn": "maven", "openssl": "openssl"})
     found = re.search(r'version "(\d+)', _run(_program(), "-version"))
     if found is None or int(found[1]) < JAVA:
         raise ServiceError(f"Kafka needs Java {JAVA} or newer, and {_program()} is older: apt-get install openjdk-17-jre-headless")

@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,22 @@ def watch_kafka(turner: Turner, chance: random.Random) -> None:
     turner.is_watched = True
 
 
+def watch_rabbitmq(journal: Journal) -> None:
+    """Have what its publisher sends again be noted: what a lost connection left in doubt a stream may hold twice, and nothing else."""
+    from millstream.brokers.rabbitmq_publisher import Outgoing, RabbitPublisher
+
+    take_back = RabbitPublisher._take_back
+
+    def noted(publisher: RabbitPublisher, messages: Iterable[Outgoing]) -> None:
+        again = list(messages)
+        for message in again:
+            event = json.loads(message._content[2])
+            journal.repeating(event["key"], event["value"])
+        take_back(publisher, again)
+
+    RabbitPublisher._take_back = noted  # type: ignore[method-assign]
+
+
 def worker(url: str, topic: str, group: str, folder: Path) -> App:
     """A service that has an effect in its store for each event, once."""
 
@@ -228,6 +244,8 @@ async def main(role: str, name: str, url: str, topic: str, turned: str, group: s
     async with connect_broker(url, SystemClock()) as broker:
         journal = Journal(Path(folder), name)
         if role == "produce":
+            if url.startswith("amqp:"):
+                watch_rabbitmq(journal)
             await produce(broker, topic, journal, chance, stop)
         elif role == "consume":
             await Consumer(broker, group, name, journal, stop).run()

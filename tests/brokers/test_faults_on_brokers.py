@@ -90,6 +90,7 @@ def test_no_fault_leaves_an_anomaly_in_the_history(subject: Subject, tmp_path: P
 
     assert report.violations == [], str(report)
     assert report.acknowledged > 0
+    assert report.effects > 0
 
 
 def _is_ours(subject: Subject) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import enum
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -36,7 +36,8 @@ class Filter(msgspec.Struct, frozen=True):
 
     def matches(self, event: object) -> bool:
         """Whether a decoded event is wanted."""
-        return all(_has(event, condition.path, condition.values) for condition in self.conditions)
+        as_json = _as_pydantic_writes if hasattr(event, "model_dump_json") else msgspec.to_builtins
+        return all(_has(event, condition.path, condition.values, as_json) for condition in self.conditions)
 
 
 class Wants(msgspec.Struct, frozen=True):
@@ -96,7 +97,7 @@ def _different(values: Iterable[Value]) -> tuple[Value, ...]:
     return tuple({(isinstance(value, bool), value): value for value in values}.values())
 
 
-def _has(value: object, path: Sequence[str], values: Sequence[Value]) -> bool:
+def _has(value: object, path: Sequence[str], values: Sequence[Value], as_json: Callable[[object], object]) -> bool:
     """Whether what lies at a path is one of these; of several, whether any of them is."""
     waiting = [(value, path)]  # A list of what is still to be seen: events of others may be nested deeper than Python's stack.
     while waiting:
@@ -112,7 +113,13 @@ def _has(value: object, path: Sequence[str], values: Sequence[Value]) -> bool:
             # As JSON has it: a Decimal, a UUID and a time are texts, an enum is its value, whatever else it is besides.
             plain: object = value.value if isinstance(value, enum.Enum) else value
             if not isinstance(plain, (str, int, float)) and plain is not None:
-                plain = msgspec.to_builtins(plain)
+                plain = as_json(plain)
             if any(plain == wanted and isinstance(plain, bool) == isinstance(wanted, bool) for wanted in values):
                 return True
     return False
+
+
+def _as_pydantic_writes(value: object) -> object:
+    from pydantic_core import to_jsonable_python  # Only who has a model has it.
+
+    return to_jsonable_python(value, fallback=str)

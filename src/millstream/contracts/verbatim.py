@@ -163,17 +163,17 @@ def _is_handed_others(node: object) -> bool:
 def _is_scalar(node: _Schema | None, *, strict: bool) -> bool:
     if node is None:
         return False
-    # Who is not strict takes a text for a number, too.
-    numbers = bool(node.get("strict", strict))
     match node["type"]:
         case "str":
             return True
         case "int" | "bool":
-            return numbers
+            # Who is not strict takes a text for a number, too,
+            return bool(node.get("strict", strict))
+        # and even who is takes true for what is 1.
         case "literal":
-            return _are_values(node["expected"], numbers=numbers)
+            return _are_values(node["expected"], numbers=False)
         case "enum":
-            return _is_looked_up(node["cls"], numbers=numbers)
+            return _is_looked_up(node["cls"], numbers=False)
         case _:
             return False
 

@@ -179,7 +179,7 @@ class KafkaCluster:
                 [
                     "PLAIN:PLAINTEXT", "CONTROLLER:PLAINTEXT", "SECURE:SASL_SSL", "MUTUAL:SSL",
                     *(f"LINE{line}:PLAINTEXT" for line in self.lines),
-                ]  # fmt: skip
+                ]
             ),
             # One client comes to each.
             **{f"listener.name.line{line}.num.network.threads": 1 for line in self.lines},

@@ -21,6 +21,8 @@ from millstream.core.broker import Partition
 TIMEOUT = 10.0
 #: The group gives its members new numbers while they work; so often a transaction is done again for that.
 ATTEMPTS = 5
+#: So many hundredths of a second are waited for what became of the records of a transaction that failed.
+REPORTS = 100
 #: The member is what it was, under a newer number.
 STALE = frozenset((KafkaError.STALE_MEMBER_EPOCH, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.CONCURRENT_TRANSACTIONS))
 
@@ -108,13 +110,21 @@ class KafkaTransactions:
                 if is_passing(error_of(exception)) or error_of(exception).fatal():
                     raise
                 raise _RefusedError([(record, error_of(exception))]) from exception
-        if offsets:
-            places = [TopicPartition(p.topic, p.number, offset, self._member) for p, offset in offsets.items()]
-            producer.send_offsets_to_transaction(places, member, TIMEOUT)
         try:
+            if offsets:
+                places = [TopicPartition(p.topic, p.number, offset, self._member) for p, offset in offsets.items()]
+                producer.send_offsets_to_transaction(places, member, TIMEOUT)
             producer.commit_transaction(TIMEOUT)
         except KafkaException as exception:
-            if not failures or error_of(exception).code() in FENCED:
+            error = error_of(exception)
+            if error.code() in FENCED:
+                raise
+            # A transaction may be given up before it is heard which of its records was refused.
+            waits = 0 if is_passing(error) or error.code() in STALE else REPORTS
+            while waits and not failures:
+                producer.poll(0.01)
+                waits -= 1
+            if not failures:
                 raise
             # What a record failed of says more than that the transaction did; and what fails with it, because it was purged, nothing.
             refused = [(record, error) for record, error in failures if not is_passing(error)]

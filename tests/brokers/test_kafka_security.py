@@ -27,7 +27,7 @@ def secure_url() -> str:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For whoever is not let in: all the time that there is goes by."""
-    monkeypatch.setattr("millstream.brokers.kafka_cluster.PATIENCE", 4.0)
+    monkeypatch.setattr("millstream.brokers.kafka_cluster.PATIENCE", 3.0)
 
 
 async def travel(url: str) -> None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from tests.brokers.proxy import Proxy
+from tools.services.service import lasting_port
 
 T = TypeVar("T")
 Cut = Literal["dropped", "stalled", "unanswered", "refused"]
@@ -66,7 +67,7 @@ class Network:
 
     async def _open(self) -> None:
         for routes in self._routes:
-            proxies = [Proxy("127.0.0.1", route.target, at=route.at) for route in routes]
+            proxies = [Proxy("127.0.0.1", route.target, at=route.at or lasting_port()) for route in routes]
             self._lines.append([await self._stack.enter_async_context(proxy) for proxy in proxies])
 
     async def _cut(self, line: int, how: Cut) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.brokers.nats_server import nats_url
 from tests.brokers.words import declared, made, published, taken, until
 from tools.services.nats import NatsServer
-from tools.services.service import free_port
+from tools.services.service import lasting_port
 
 from millstream.brokers.nats import NatsBroker
 from millstream.brokers.nats_jetstream import ApiError, JetStream
@@ -67,7 +67,7 @@ def three_ports() -> list[int]:
     """Ports for a cluster's own connections."""
     ports: set[int] = set()
     while len(ports) < 3:
-        ports.add(free_port())
+        ports.add(lasting_port())
     return list(ports)
 
 

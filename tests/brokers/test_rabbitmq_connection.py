@@ -12,7 +12,7 @@ from tests.brokers.certificates import Authority
 from tests.brokers.rabbitmq_server import rabbitmq_url
 from tests.brokers.words import declared, made, published, taken, until
 from tools.services.rabbitmq import RabbitServer
-from tools.services.service import free_port
+from tools.services.service import free_port, lasting_port
 
 from millstream.brokers.rabbitmq import RabbitBroker, queue_of
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription
@@ -28,7 +28,7 @@ class Guarded:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tls = free_port()
+        self.tls = lasting_port()
         self.server = RabbitServer(folder / "server")
 
     def start(self) -> None:

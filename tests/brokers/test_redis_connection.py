@@ -7,7 +7,7 @@ from tests.brokers.certificates import Authority
 from tests.brokers.redis_server import redis_url
 from tests.brokers.words import declared, made, published, taken
 from tools.services.redis import RedisServer
-from tools.services.service import free_port
+from tools.services.service import lasting_port
 
 from millstream.brokers.redis import RedisBroker
 from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError, MillstreamError
@@ -22,7 +22,7 @@ SECRET = "it%27s%3A%20a%2Fsecret"
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Authority]]:
     """A port that takes TLS from whoever has a certificate of an authority, and wants a password."""
     redis_url()
-    authority, port = Authority(tmp_path_factory.mktemp("authority")), free_port()
+    authority, port = Authority(tmp_path_factory.mktemp("authority")), lasting_port()
     server = RedisServer(tmp_path_factory.mktemp("guarded"))
     try:
         server.start(

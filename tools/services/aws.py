@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.services.environment import python_environment, run
-from tools.services.service import HOME, Child, ServiceError, free_port, require_debian
+from tools.services.service import HOME, Child, ServiceError, lasting_port, require_debian
 
 #: They want clients with packages of their own versions: never in the environment that tests run in.
 MINISTACK, MOTO = "ministack==1.5.33", "moto[server]==5.2.5"
@@ -41,7 +41,7 @@ class Double:
         file = self.folder / "port"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(free_port(self.port)))
+            file.write_text(str(lasting_port(self.port)))
         return f"http://127.0.0.1:{file.read_text()}"
 
     @property
@@ -107,7 +107,7 @@ class Double:
 class Ministack(Double):
     """The fast one."""
 
-    name, variable, port = "ministack", "MILLSTREAM_TEST_AWS", 35001
+    name, variable, port = "ministack", "MILLSTREAM_TEST_AWS", 25001
 
     def install(self) -> None:
         python_environment(self.name, MINISTACK)
@@ -120,7 +120,7 @@ class Ministack(Double):
 class Moto(Double):
     """The one that most people know; its work grows with what it holds."""
 
-    name, variable, port = "moto", "MILLSTREAM_TEST_AWS_MOTO", 35002
+    name, variable, port = "moto", "MILLSTREAM_TEST_AWS_MOTO", 25002
 
     def install(self) -> None:
         python_environment(self.name, MOTO)
@@ -132,7 +132,7 @@ class Moto(Double):
 class ElasticMq(Double):
     """SQS alone, and strict about its limits."""
 
-    name, variable, port = "elasticmq", "MILLSTREAM_TEST_AWS_ELASTICMQ", 35003
+    name, variable, port = "elasticmq", "MILLSTREAM_TEST_AWS_ELASTICMQ", 25003
 
     def install(self) -> None:
         require_debian({"java": "openjdk-17-jre-headless", "mvn": "maven"})

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, Child, ServiceError, free_port, require_debian
+from tools.services.service import HOME, Child, ServiceError, lasting_port, require_debian
 
 JAVA = 17
 LIBS = HOME / "kafka-libs"
@@ -146,8 +146,9 @@ class KafkaCluster:
         names += [f"{kind}-{line}-{number}" for kind in ("line", "proxy") for line in self.lines for number in self.servers]
         missing = [name for name in names if name not in taken]
         for name in missing:
-            while (port := free_port(self._preferred_port if name == "plain-1" else 0)) in taken.values():
-                pass
+            port = lasting_port(self._preferred_port if name == "plain-1" else 0)
+            while port in taken.values():
+                port = lasting_port()
             taken[name] = port
         if missing:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, Child, free_port, require_debian
+from tools.services.service import HOME, Child, lasting_port, require_debian
 
 PROGRAM = "nats-server"
 #: The first version that can be told to put every event on the disk before it acknowledges it. An older one leaves that to
@@ -29,7 +29,7 @@ class NatsServer:
         file = self.folder / "port"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(free_port(self._preferred_port)))
+            file.write_text(str(lasting_port(self._preferred_port)))
         return int(file.read_text())
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.services import debian
-from tools.services.service import HOME, Child, ServiceError, free_port, require_debian
+from tools.services.service import HOME, Child, ServiceError, lasting_port, require_debian
 
 PROGRAM = Path("usr/lib/rabbitmq/bin/rabbitmq-server")
 #: The Debian release whose RabbitMQ is taken: this machine's, or for instance `trixie` for 4.0, or `sid` for the newest.
@@ -109,8 +109,9 @@ class RabbitServer:
         if not file.exists():
             taken: dict[str, int] = {}
             for name in ("amqp", "dist", "epmd"):
-                while (port := free_port(self._preferred_port if name == "amqp" else 0)) in taken.values():
-                    pass
+                port = lasting_port(self._preferred_port if name == "amqp" else 0)
+                while port in taken.values():
+                    port = lasting_port()
                 taken[name] = port
             self.folder.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(f"{name} {port}\n" for name, port in taken.items()))

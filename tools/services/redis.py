@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, PATIENCE, Child, ServiceError, free_port, require_debian
+from tools.services.service import HOME, PATIENCE, Child, ServiceError, free_port, lasting_port, require_debian
 
 PROGRAM = "redis-server"
 
@@ -25,7 +25,7 @@ class RedisServer:
         file = self.folder / "port"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(free_port(self._preferred_port)))
+            file.write_text(str(lasting_port(self._preferred_port)))
         return int(file.read_text())
 
     @property

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -152,6 +153,14 @@ def free_port(preferred: int = 0) -> int:
                 continue
             return listening.getsockname()[1]
     raise ServiceError("there is no free port on 127.0.0.1; stop something that listens there")
+
+
+def lasting_port(preferred: int = 0) -> int:
+    """A port of 127.0.0.1 that nobody has, and that no connection is given as its own: who leaves it for a while finds it free again."""
+    candidate = preferred or 20_000 + secrets.randbelow(12_768)
+    while free_port(candidate) != candidate:
+        candidate = 20_000 + secrets.randbelow(12_768)
+    return candidate
 
 
 def require_debian(packages: Mapping[str, str]) -> None:

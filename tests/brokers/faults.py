@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class Run:
             asyncio.run(self._turn_all())
             for name in self._named("turn"):
                 self._end(name)
-        self._until(lambda: not self._unread(), lambda: f"not all is read: {self._unread()} reads are missing")
+        self._until(lambda: not self._unread(), lambda: f"not all is read, there are missing {dict(self._unread())}")
         self._until(lambda: not self._without_effect(), lambda: f"{self._without_effect()} events have had no effect")
         for name in list(self._processes):
             self._end(name)
@@ -352,10 +353,11 @@ class Run:
         self._look()
         return self._so_far.acknowledged
 
-    def _unread(self) -> int:
-        """How many reads are missing: by every group of what is acknowledged, and of what any has read."""
+    def _unread(self) -> dict[str, int]:
+        """How many reads are missing, by group and sender: of what is acknowledged, and of what any group has read."""
         wanted = {*self._acknowledged(), *(value for values in self._so_far.settled.values() for value in values)}
-        return sum(len(wanted - self._so_far.settled.get(group, set())) for group in self._readers)
+        missing = [(group, value) for group in self._readers for value in wanted - self._so_far.settled.get(group, set())]
+        return Counter(f"{group} of {value.partition('-')[0]}" for group, value in missing)
 
     def _without_effect(self) -> int:
         self._look()

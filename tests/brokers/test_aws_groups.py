@@ -393,6 +393,33 @@ async def test_what_cannot_be_kept_is_not_handed_over_twice() -> None:
         assert state.waiting.value == 0
 
 
+async def test_what_is_in_hand_is_kept_while_more_comes(ministack: AwsBroker) -> None:
+    """Each of several queues is seen to, although they change their places when something is taken from one."""
+    topics, group = [unique("made"), unique("made")], unique("group")
+    await ministack.declare([], [Group(name=group, topics=tuple(topics))])
+    member = Member(await ministack.open(group, "m"))
+    await member.step()
+    subscription: Any = member.subscription
+    renewed: list[object] = []
+
+    def renew(partition: object, topic: str) -> Callable[[], Any]:
+        async def wait() -> None:
+            renewed.append(partition)
+            await ministack.publish([event_of(topic, len(renewed))])
+            await taken(member, 1)
+
+        return wait
+
+    for partition, share in subscription._shares.items():
+        share.renew = renew(partition, topics[0])
+
+    await subscription.extend()
+
+    assert renewed == list(dict.fromkeys(renewed))
+    assert len(renewed) == 2
+    await member.close()
+
+
 async def test_a_request_that_fails_keeps_no_others_from_being_kept(ministack: AwsBroker) -> None:
     """Of fifty messages in hand the first ten cannot be kept at first; the others are, before those are tried again."""
     topic, group = await declared(ministack)

@@ -109,7 +109,8 @@ class AwsSubscription:
         return [(self._shares[partition], some) for partition, some in found.items() if partition in self._shares]
 
     async def extend(self) -> None:
-        for share in self._shares.values():
+        # Whoever receives meanwhile changes their order.
+        for share in tuple(self._shares.values()):
             await share.renew()
 
     def pause(self, partitions: Sequence[Partition]) -> None:

@@ -44,7 +44,7 @@ PLAYED: dict[str, dict[str, str]] = {
         "brokers.test_aws.TestElasticMqWorker": "on ElasticMQ",
         "brokers.test_aws.TestMotoWorker": "on moto",
     },
-    "SNS+SQS, `fifo=0`": {"brokers.test_aws.TestStandardQueues": ""},
+    "SNS+SQS, `fifo=0`": {"brokers.test_aws.TestStandardQueues": "", "brokers.test_aws.TestStandardWorker": ""},
     "NATS JetStream": {"brokers.test_nats.TestNatsBroker": "", "brokers.test_nats.TestNatsWorker": ""},
     "Redis Streams": {"brokers.test_redis.TestRedisBroker": "", "brokers.test_redis.TestRedisWorker": ""},
 }

@@ -36,7 +36,6 @@ class TestMinistackBroker(BrokerSuite):
         return AwsBroker(aws_url(self.variable))
 
 
-@pytest.mark.nightly
 class TestMotoBroker(TestMinistackBroker):
     """On the slow one, whose work grows with what it holds."""
 
@@ -108,7 +107,6 @@ class TestStandardWorker(TestMinistackWorker):
         return AwsBroker(aws_url(self.variable, f"fifo=0&prefix={self.prefix}"))
 
 
-@pytest.mark.nightly
 class TestElasticMqWorker(TestMinistackWorker):
     """The same on the strict one."""
 

@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,18 +191,27 @@ def watch_kafka(turner: Turner, chance: random.Random) -> None:
 
 def watch_rabbitmq(journal: Journal) -> None:
     """Have what its publisher sends again be noted: what a lost connection left in doubt a stream may hold twice, and nothing else."""
+    from millstream.brokers.rabbitmq_connection import Channel
     from millstream.brokers.rabbitmq_publisher import Outgoing, RabbitPublisher
 
-    take_back = RabbitPublisher._take_back
+    lost, refuse = RabbitPublisher._lost, RabbitPublisher._refuse
 
-    def noted(publisher: RabbitPublisher, messages: Iterable[Outgoing]) -> None:
-        again = list(messages)
-        for message in again:
-            event = json.loads(message._content[2])
-            journal.repeating(event["key"], event["value"])
-        take_back(publisher, again)
+    def note(message: Outgoing) -> None:
+        event = json.loads(message._content[2])
+        journal.repeating(event["key"], event["value"])
 
-    RabbitPublisher._take_back = noted  # type: ignore[method-assign]
+    def noted_lost(publisher: RabbitPublisher, channel: Channel, error: MillstreamError) -> None:
+        if publisher._channel is channel:
+            for message in publisher._flight.values():
+                note(message)
+        lost(publisher, channel, error)
+
+    def noted_refuse(publisher: RabbitPublisher, message: Outgoing) -> None:
+        note(message)
+        refuse(publisher, message)
+
+    RabbitPublisher._lost = noted_lost  # type: ignore[method-assign]
+    RabbitPublisher._refuse = noted_refuse  # type: ignore[method-assign]
 
 
 def worker(url: str, topic: str, group: str, folder: Path) -> App:

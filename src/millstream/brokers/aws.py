@@ -15,6 +15,7 @@ from millstream.brokers.aws_settings import AwsSettings, settings_of
 from millstream.brokers.aws_subscription import AwsSubscription
 from millstream.brokers.aws_topology import AwsTopology
 from millstream.brokers.aws_wire import LARGEST, Entry, entry_of, entry_of_raw
+from millstream.brokers.refused_keys import RefusedKeys
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, ConfigurationError, MillstreamError
 from millstream.core.broker import Delivery, Features, Figure, Group, Message, Origin, Partition, PartitionState, Topic
@@ -141,14 +142,13 @@ class AwsBroker:
         if origin is not None:
             raise ConfigurationError(f"{self.name} keeps no marks of relays: publish without origin=; the inbox absorbs what is repeated.")
         items: list[Outgoing | MillstreamError] = []
-        refused: set[tuple[str, str]] = set()
+        refused = RefusedKeys()
         for e in envelopes:
-            item = await self._claimed(e) if self._is_claimed(e) else await self._outgoing(e.topic, lambda e=e: entry_of(e))
-            if e.key is not None and self._settings.fifo:
-                if (e.topic, e.key) in refused:
-                    item = BrokerError(f"event {e.id} ({e.type}) was not published, because one before it of its key was not.")
-                elif isinstance(item, MillstreamError):
-                    refused.add((e.topic, e.key))
+            item = refused.behind(e.topic, e.key)
+            if item is None:
+                item = await self._claimed(e) if self._is_claimed(e) else await self._outgoing(e.topic, lambda e=e: entry_of(e))
+            if isinstance(item, MillstreamError) and self._settings.fifo:
+                refused.add(e.topic, e.key)
             items.append(item)
         return await self._send([e.topic for e in envelopes], items)
 

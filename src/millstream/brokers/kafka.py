@@ -450,7 +450,8 @@ class KafkaBroker:
 
     async def broadcast(self, body: bytes) -> None:
         await self._make_broadcast()
-        (error,) = await self._producer.send([body], lambda body: (kafka_broadcast.TOPIC, body, None, []))
+        message = Message(topic=kafka_broadcast.TOPIC, body=body)
+        (error,) = await self._producer.send([message], lambda message: (message.topic, message.body, None, []))
         if isinstance(error, KafkaError):
             raise failure(error, f"{self.name}: telling every process")
 

@@ -14,11 +14,14 @@ from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import complaints, error_of, unusable
 from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
+from millstream.brokers.refused_keys import RefusedKeys
+from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
+from millstream.core.broker import Message
 
 log = logging.getLogger("millstream.kafka")
 
-T = TypeVar("T")
+T = TypeVar("T", Envelope, Message)
 Answers = Sequence[KafkaError | MillstreamError | None]
 #: What is handed to Kafka: topic, value, key and headers. A plain tuple, because there are many.
 Outgoing = tuple[str, bytes, bytes | None, list[tuple[str, str | bytes | None]]]
@@ -107,15 +110,18 @@ class Line:
         self, producer: Producer, items: Sequence[T], record: Callable[[T], Outgoing], batch: "_Batch", first: int
     ) -> int:
         """Hand over as many as are taken now, and say how many."""
-        produce, reported = producer.produce, batch.reported
+        produce, reported, refused = producer.produce, batch.reported, batch.refused
         # Each record is made when it is handed over: ten thousand of them at once would cost more to keep than to make.
         for index, item in enumerate(items, first):
             try:
+                if refused:
+                    refused.check(item.topic, item.key)
                 topic, value, key, headers = record(item)
                 produce(topic, value, key, on_delivery=partial(reported, index), headers=headers)
             except BufferError:
                 return index - first
             except MillstreamError as error:
+                refused.add(item.topic, item.key)
                 batch.refuse(index, error)
             except KafkaException as error:
                 if error_of(error).code() == KafkaError._FATAL:
@@ -222,12 +228,13 @@ class Line:
 class _Batch:
     """The records of one call, and what became of them."""
 
-    __slots__ = ("_answers", "_expected", "_reported", "_settled", "finished")
+    __slots__ = ("_answers", "_expected", "_reported", "_settled", "finished", "refused")
 
     def __init__(
         self, size: int, settled: Callable[["_Batch"], None], finished: asyncio.Future[Answers]
     ) -> None:
         self.finished = finished
+        self.refused = RefusedKeys()
         self._answers: list[Any] = [_UNKNOWN] * size
         self._settled = settled
         self._reported = 0

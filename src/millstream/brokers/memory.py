@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from msgspec import structs
 
+from millstream.brokers.refused_keys import RefusedKeys
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -207,7 +208,7 @@ class MemoryBroker:
     # Publishing
 
     async def publish(self, envelopes: Sequence[Envelope], *, origin: Origin | None = None) -> Sequence[MillstreamError | None]:
-        results = [self._refusal(f"event {e.id} ({e.type})", e.topic, e.data) for e in envelopes]
+        results = self._refusals((f"event {e.id} ({e.type})", e.topic, e.key, e.data) for e in envelopes)
         if origin is not None:
             failure = self._copy(envelopes, origin, refused=any(results))
             return [refusal or failure for refusal in results]
@@ -247,11 +248,21 @@ class MemoryBroker:
             raise PublishError(results)
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
-        results = [self._refusal("a message", m.topic, m.body) for m in messages]
+        results = self._refusals(("a message", m.topic, m.key, m.body) for m in messages)
         for message, refused in zip(messages, results, strict=True):
             if refused is None:
                 self._store_raw(message)
         self._wake()
+        return results
+
+    def _refusals(self, items: Iterable[tuple[str, str, str | bytes | None, bytes]]) -> list[MillstreamError | None]:
+        """Why each of one call is not published, in order; None where it is."""
+        refused = RefusedKeys()
+        results: list[MillstreamError | None] = []
+        for what, topic, key, body in items:
+            results.append(self._refusal(what, topic, body) or refused.behind(topic, key))
+            if results[-1] is not None:
+                refused.add(topic, key)
         return results
 
     def _refusal(self, what: str, topic: str, body: bytes) -> MillstreamError | None:

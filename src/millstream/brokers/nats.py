@@ -23,6 +23,7 @@ from millstream.brokers.nats_register import TRIES, GroupRecord, NatsRegister, P
 from millstream.brokers.nats_settings import NatsSettings, settings_of
 from millstream.brokers.nats_subscription import NatsSubscription
 from millstream.brokers.nats_wire import event_head, message_head
+from millstream.brokers.refused_keys import RefusedKeys
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -260,12 +261,16 @@ class NatsBroker:
         results: list[MillstreamError | None] = [None] * len(items)
         messages: list[Outgoing] = []
         places: list[int] = []
+        refused = RefusedKeys()
         for index, (item, subject) in enumerate(zip(items, self._subjects_of(items, keys), strict=True)):
             try:
                 if subject is None:
                     raise problems.get(item.topic) or self._gone(item.topic)
+                if refused:
+                    refused.check(item.topic, item.key)
                 messages.append(outgoing(item, subject))
             except MillstreamError as error:
+                refused.add(item.topic, item.key)
                 results[index] = error
             else:
                 places.append(index)

@@ -26,6 +26,7 @@ from millstream.brokers.rabbitmq_stream_subscription import RabbitStreamSubscrip
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription, members_of
 from millstream.brokers.rabbitmq_unread import RabbitUnread
 from millstream.brokers.rabbitmq_wire import ROUTE, RabbitReader, event_content, message_content, route_of
+from millstream.brokers.refused_keys import RefusedKeys
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -326,15 +327,19 @@ class RabbitBroker:
         results: list[MillstreamError | None] = [None] * len(envelopes)
         messages: list[Outgoing] = []
         places: list[int] = []
+        refused = RefusedKeys()
         for index, e in enumerate(envelopes):
             record = self._topics.get(e.topic)
             if record is None:
                 results[index] = problems.get(e.topic) or _deleted(e.topic)
                 continue
             try:
+                if refused:
+                    refused.check(e.topic, e.key)
                 content = event_content(e)
                 _check_size(f"event {e.id} ({e.type})", content)
             except MillstreamError as error:
+                refused.add(e.topic, e.key)
                 results[index] = error
                 continue
             key = e.id if e.key is None else e.key
@@ -348,15 +353,19 @@ class RabbitBroker:
         results: list[MillstreamError | None] = [None] * len(messages)
         outgoing: list[Outgoing] = []
         places: list[int] = []
+        refused = RefusedKeys()
         for index, message in enumerate(messages):
             record = self._topics.get(message.topic)
             if record is None:
                 results[index] = problems.get(message.topic) or _deleted(message.topic)
                 continue
             try:
+                if refused:
+                    refused.check(message.topic, message.key)
                 content = message_content(message)
                 _check_size("a message", content)
             except MillstreamError as error:
+                refused.add(message.topic, message.key)
                 results[index] = error
                 continue
             # Without a key it goes where its body says: as good a place as any, and always the same.

@@ -32,6 +32,7 @@ from millstream.brokers.redis_settings import RedisSettings, settings_of
 from millstream.brokers.redis_subscription import RedisSubscription
 from millstream.brokers.redis_survey import Stand
 from millstream.brokers.redis_wire import MOST_HEADERS, RedisReader, event_fields, message_fields
+from millstream.brokers.refused_keys import RefusedKeys
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -177,7 +178,7 @@ class RedisBroker:
     async def _send(
         self, items: Sequence[Item], keys: Sequence[bytes], outgoing: Callable[[Item, Partition], Outgoing]
     ) -> Sequence[MillstreamError | None]:
-        results, places, events = await self._outgoing(items, keys, outgoing)
+        results, places, events = await self._outgoing(items, keys, outgoing, RefusedKeys())
         call = Call()
         waiting = [(start, end, self._publisher.bring(call, events[start:end])) for start, end in pages(events)]
         for start, end, done in waiting:
@@ -188,9 +189,9 @@ class RedisBroker:
         return _in_order(results, items)
 
     async def _outgoing(
-        self, items: Sequence[Item], keys: Sequence[bytes], make: Callable[[Item, Partition], Outgoing]
+        self, items: Sequence[Item], keys: Sequence[bytes], make: Callable[[Item, Partition], Outgoing], refused: RefusedKeys | None = None
     ) -> tuple[list[MillstreamError | None], list[int], list[Outgoing]]:
-        """What can be sent, where it stood among all, and why the others cannot."""
+        """What can be sent, where it stood among all, and why the others cannot; with `refused` nothing behind one of its key."""
         problems: dict[str, MillstreamError] = {}
         for name in {item.topic for item in items} - self._topics.keys():
             try:
@@ -205,8 +206,12 @@ class RedisBroker:
                 results[index] = problems.get(item.topic) or self._forget_topic(item.topic)
                 continue
             try:
+                if refused:
+                    refused.check(item.topic, item.key)
                 events.append(make(item, partition))
             except MillstreamError as error:
+                if refused is not None:
+                    refused.add(item.topic, item.key)
                 results[index] = error
             else:
                 places.append(index)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 from millstream.brokers import sqlite_broadcast
+from millstream.brokers.refused_keys import RefusedKeys
 from millstream.brokers.sqlite_broadcast import SqliteListener
 from millstream.brokers.sqlite_log import MOST_PARTITIONS, SHIFT, Packed, SqliteLog, pack, pack_message
 from millstream.brokers.sqlite_subscription import SqliteSubscription
@@ -213,9 +214,12 @@ class SqliteBroker:
         """What can be appended, and what cannot by its place among the items."""
         packed: list[Packed] = []
         refused: dict[int, MillstreamError] = {}
+        keys = RefusedKeys()
         knows = self.log.knows
         for item in items:
             try:
+                if keys:
+                    keys.check(item.topic, item.key)
                 if not knows(item.topic):
                     _check_name("topic", item.topic)
                 one = pack(item)
@@ -223,8 +227,10 @@ class SqliteBroker:
                     _check_size(item)
                 packed.append(one)
             except MillstreamError as error:
+                keys.add(item.topic, item.key)
                 refused[len(packed) + len(refused)] = error
             except (UnicodeEncodeError, OverflowError) as error:
+                keys.add(item.topic, item.key)
                 refused[len(packed) + len(refused)] = _unfit(item, error)
         return packed, refused
 

@@ -201,8 +201,6 @@ class KafkaCluster:
             "group.consumer.heartbeat.interval.ms": 200,
             "group.consumer.min.session.timeout.ms": 1000,
             "group.consumer.session.timeout.ms": 6000,
-            # Whoever died within a transaction is missed after its ten seconds, and not after twenty.
-            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
             # A server that was killed is known again soon after it is back.
             "broker.heartbeat.interval.ms": 500,
             "broker.session.timeout.ms": 6000,

@@ -11,24 +11,19 @@ import nkeys
 import pytest
 from tests.brokers.certificates import Authority
 from tests.brokers.nats_server import nats_url
-from tests.brokers.words import declared, made, published, taken
+from tests.brokers.words import works
 from tools.services.nats import NatsServer
 
 from millstream.brokers.nats import NatsBroker
 from millstream.contracts.errors import ConfigurationError, MillstreamError
-from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 
-async def works(url: str) -> None:
+async def is_let_in(url: str) -> None:
     """Events go there and come back."""
     async with NatsBroker(url) as broker:
-        topic, group = await declared(broker, partitions=1)
-        await published(broker, made(topic, 100))
-        member = Member(await broker.open(group, "m"))
-        assert len(await taken(member, 100)) == 100
-        await member.close()
+        await works(broker)
 
 
 async def test_a_server_that_asks_for_a_certificate_gets_it(tmp_path: Path) -> None:
@@ -41,9 +36,9 @@ async def test_a_server_that_asks_for_a_certificate_gets_it(tmp_path: Path) -> N
             f"tls {{ cert_file: '{authority.certificate('server')}', key_file: '{authority.key('server')}', "
             f"ca_file: '{authority.certificate('ca')}', verify: true }}\n"
         )
-        await works(f"nats://127.0.0.1:{server.port}?{authority.options}")
+        await is_let_in(f"nats://127.0.0.1:{server.port}?{authority.options}")
         with pytest.raises(MillstreamError, match=r"(?i)certificate|closed|gone|reached"):
-            await works(f"nats://127.0.0.1:{server.port}?ca={authority.certificate('ca')}")
+            await is_let_in(f"nats://127.0.0.1:{server.port}?ca={authority.certificate('ca')}")
     finally:
         server.stop(kill=True)
 
@@ -86,10 +81,10 @@ async def test_credentials_that_an_operator_has_signed_let_in(tmp_path: Path) ->
             f"operator: '{tmp_path / 'operator.jwt'}'\nsystem_account: {system.name}\nresolver: MEMORY\n"
             f"resolver_preload: {{\n  {account.name}: {of_account}\n  {system.name}: {of_system}\n}}\n"
         )
-        await works(f"nats://127.0.0.1:{server.port}?creds={tmp_path / 'ann.creds'}")
+        await is_let_in(f"nats://127.0.0.1:{server.port}?creds={tmp_path / 'ann.creds'}")
         with pytest.raises(ConfigurationError, match=r"lets nobody in.*creds="):
-            await works(f"nats://127.0.0.1:{server.port}?creds={tmp_path / 'stranger.creds'}")
+            await is_let_in(f"nats://127.0.0.1:{server.port}?creds={tmp_path / 'stranger.creds'}")
         with pytest.raises(ConfigurationError, match="lets nobody in"):
-            await works(f"nats://127.0.0.1:{server.port}")
+            await is_let_in(f"nats://127.0.0.1:{server.port}")
     finally:
         server.stop(kill=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.brokers.certificates import Authority
 from tests.brokers.rabbitmq_server import rabbitmq_url
-from tests.brokers.words import declared, made, published, taken, until
+from tests.brokers.words import declared, made, published, taken, until, works
 from tools.services.rabbitmq import RabbitServer
 from tools.services.service import free_port, lasting_port
 
@@ -65,18 +65,7 @@ async def test_events_go_over_tls(guarded: Guarded) -> None:
     """Whoever knows the authority and has a certificate of it does everything: declares, publishes, receives, broadcasts."""
     files = f"ca={guarded.folder}/ca.pem&cert={guarded.folder}/client.pem&key={guarded.folder}/client.key"
     async with RabbitBroker(f"rabbitmqs://127.0.0.1:{guarded.tls}?{files}") as broker:
-        topic, group = await declared(broker, partitions=2)
-        sent = made(topic, 200, data=b"x" * 10_000)
-        await published(broker, sent)
-        member = Member(await broker.open(group, "m"))
-        came = [d.envelope for d in await taken(member, 200)]
-        listener = await broker.listen()
-        await broker.broadcast(b"hello")
-        heard = await listener.receive(10)
-        await member.close()
-
-    assert sorted(e.id for e in came if e) == sorted(e.id for e in sent)
-    assert list(heard) == [b"hello"]
+        await works(broker)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import pytest
 from tests.brokers.certificates import Authority
 from tests.brokers.redis_server import redis_url
-from tests.brokers.words import declared, made, published, taken
+from tests.brokers.words import works
 from tools.services.redis import RedisServer
 from tools.services.service import lasting_port
 
 from millstream.brokers.redis import RedisBroker
 from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError, MillstreamError
-from millstream.testing.broker_ground import Member
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -39,18 +38,7 @@ async def test_events_go_over_tls_to_whoever_has_a_certificate_and_the_password(
     """Publishing, receiving and broadcasts; the password may have any characters, and is told to nobody."""
     port, authority = guarded
     async with RedisBroker(f"rediss://ann:{SECRET}@127.0.0.1:{port}?{authority.options}") as broker:
-        topic, group = await declared(broker, partitions=1)
-        sent = made(topic, 200, data=b"x" * 10_000)
-        await published(broker, sent)
-        member = Member(await broker.open(group, "m"))
-        came = [d.envelope for d in await taken(member, 200)]
-        listener = await broker.listen()
-        await broker.broadcast(b"hello")
-        heard = await listener.receive(10)
-        await member.close()
-
-        assert [e.id for e in came if e] == [e.id for e in sent]
-        assert list(heard) == [b"hello"]
+        await works(broker)
         assert "secret" not in broker.name
 
 

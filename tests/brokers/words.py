@@ -47,6 +47,22 @@ async def published(broker: Broker, envelopes: Sequence[Envelope]) -> None:
     assert not any(results), next(filter(None, results))
 
 
+async def works(broker: Broker) -> None:
+    """What was published there comes back, and a listener hears what is told to all."""
+    topic, group = await declared(broker, partitions=2)
+    sent = made(topic, 200, data=b"x" * 10_000)
+    await published(broker, sent)
+    member = Member(await broker.open(group, "m"))
+    came = [delivery.envelope for delivery in await taken(member, 200)]
+    listener = await broker.listen()
+    await broker.broadcast(b"hello")
+    heard = await listener.receive(10)
+    await member.close()
+
+    assert sorted(e.id for e in came if e) == sorted(e.id for e in sent)
+    assert list(heard) == [b"hello"]
+
+
 async def until(reached: Callable[[], bool], step: Callable[[], Any], otherwise: Callable[[], str]) -> None:
     """Do one step after another until something is so."""
     try:

@@ -1,13 +1,12 @@
 """NATS with JetStream, as Debian packages it: one server on loopback, with a port and a folder of its own."""
 
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, Child, lasting_port, require_debian
+from tools.services.service import HOME, Child, OneServer, lasting_port, require_debian
 
 PROGRAM = "nats-server"
 #: The first version that can be told to put every event on the disk before it acknowledges it. An older one leaves that to
@@ -69,29 +68,17 @@ def _version() -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-class Nats:
+class Nats(OneServer[NatsServer]):
     """The server that tests share."""
 
     name = "nats"
 
     def __init__(self) -> None:
-        self.server = NatsServer(HOME / "nats", preferred_port=14222)
+        super().__init__(NatsServer(HOME / "nats", preferred_port=14222))
 
     def install(self) -> None:
         """Have the package."""
         require_debian({PROGRAM: "nats-server"})
-
-    def start(self) -> None:
-        self.server.start()
-
-    def stop(self, *, kill: bool = False) -> None:
-        self.server.stop(kill=kill)
-
-    def is_running(self) -> bool:
-        return self.server.pid is not None
-
-    def clear(self) -> None:
-        shutil.rmtree(self.server.folder, ignore_errors=True)
 
     def env(self) -> Mapping[str, str]:
         return {"MILLSTREAM_TEST_NATS": f"nats://127.0.0.1:{self.server.port}"}

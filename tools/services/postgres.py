@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tools.services.service import HOME, Child, ServiceError, end_orphans, lasting_port, require_debian
+from tools.services.service import HOME, Child, OneServer, ServiceError, end_orphans, lasting_port, require_debian
 
 #: Debian keeps the programs of each version apart, and off the path.
 DEBIAN = Path("/usr/lib/postgresql")
@@ -104,29 +104,17 @@ class PostgresServer:
         return partial.rename(data)
 
 
-class Postgres:
+class Postgres(OneServer[PostgresServer]):
     """The server that tests share."""
 
     name = "postgres"
 
     def __init__(self) -> None:
-        self.server = PostgresServer(HOME / "postgres", preferred_port=15432)
+        super().__init__(PostgresServer(HOME / "postgres", preferred_port=15432))
 
     def install(self) -> None:
         """Have the package."""
         install()
-
-    def start(self) -> None:
-        self.server.start()
-
-    def stop(self, *, kill: bool = False) -> None:
-        self.server.stop(kill=kill)
-
-    def is_running(self) -> bool:
-        return self.server.pid is not None
-
-    def clear(self) -> None:
-        shutil.rmtree(self.server.folder, ignore_errors=True)
 
     def env(self) -> Mapping[str, str]:
         return {"MILLSTREAM_TEST_POSTGRES": self.server.url}

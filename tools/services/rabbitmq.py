@@ -2,14 +2,13 @@
 
 import os
 import secrets
-import shutil
 import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 from tools.services import debian
-from tools.services.service import HOME, Child, ServiceError, lasting_port, require_debian
+from tools.services.service import HOME, Child, OneServer, ServiceError, lasting_port, require_debian
 
 PROGRAM = Path("usr/lib/rabbitmq/bin/rabbitmq-server")
 #: The Debian release whose RabbitMQ is taken: this machine's, or for instance `trixie` for 4.0, or `sid` for the newest.
@@ -118,13 +117,13 @@ class RabbitServer:
         return {name: int(port) for name, port in (line.split() for line in file.read_text().splitlines())}
 
 
-class RabbitMQ:
+class RabbitMQ(OneServer[RabbitServer]):
     """The server that tests share."""
 
     name = "rabbitmq"
 
     def __init__(self) -> None:
-        self.server = RabbitServer(HOME / "rabbitmq", preferred_port=15673)
+        super().__init__(RabbitServer(HOME / "rabbitmq", preferred_port=15673))
 
     def install(self) -> None:
         """Have the package, which brings Erlang along."""
@@ -137,18 +136,6 @@ class RabbitMQ:
             require_debian({"rabbitmq-server": "rabbitmq-server"})
         if not program.exists():
             raise ServiceError(f"{program} is missing, though rabbitmq-server is installed. On Debian: apt-get install rabbitmq-server")
-
-    def start(self) -> None:
-        self.server.start()
-
-    def stop(self, *, kill: bool = False) -> None:
-        self.server.stop(kill=kill)
-
-    def is_running(self) -> bool:
-        return self.server.pid is not None
-
-    def clear(self) -> None:
-        shutil.rmtree(self.server.folder, ignore_errors=True)
 
     def env(self) -> Mapping[str, str]:
         return {"MILLSTREAM_TEST_RABBITMQ": f"amqp://127.0.0.1:{self.server.port}"}

@@ -1,12 +1,11 @@
 """Redis, as Debian packages it: one server on loopback that writes to the disk before it answers, with a port and a folder of its own."""
 
-import shutil
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, PATIENCE, Child, ServiceError, free_port, lasting_port, require_debian
+from tools.services.service import HOME, PATIENCE, Child, OneServer, ServiceError, free_port, lasting_port, require_debian
 
 PROGRAM = "redis-server"
 
@@ -70,29 +69,17 @@ class RedisServer:
             return False
 
 
-class Redis:
+class Redis(OneServer[RedisServer]):
     """The server that tests share."""
 
     name = "redis"
 
     def __init__(self) -> None:
-        self.server = RedisServer(HOME / "redis", preferred_port=16379)
+        super().__init__(RedisServer(HOME / "redis", preferred_port=16379))
 
     def install(self) -> None:
         """Have the package."""
         require_debian({PROGRAM: "redis-server"})
-
-    def start(self) -> None:
-        self.server.start()
-
-    def stop(self, *, kill: bool = False) -> None:
-        self.server.stop(kill=kill)
-
-    def is_running(self) -> bool:
-        return self.server.pid is not None
-
-    def clear(self) -> None:
-        shutil.rmtree(self.server.folder, ignore_errors=True)
 
     def env(self) -> Mapping[str, str]:
         return {"MILLSTREAM_TEST_REDIS": f"redis://127.0.0.1:{self.server.port}"}

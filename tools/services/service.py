@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 #: Where everything is kept: programs, data, logs, process ids and the URLs.
 HOME = Path(__file__).parents[2] / ".services"
@@ -108,6 +108,42 @@ class Child:
             os.kill(pid, signal.SIGKILL if kill or time.monotonic() > deadline else self._ask)
             _wait_gone(self, 0.5)
         self._pid_file.unlink(missing_ok=True)
+
+
+class Kept(Protocol):
+    """A server with its data in one folder."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self, *, kill: bool = False) -> None: ...
+
+
+S = TypeVar("S", bound=Kept)
+
+
+class OneServer(Generic[S]):
+    """A service that is one server."""
+
+    def __init__(self, server: S) -> None:
+        self.server = server
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self, *, kill: bool = False) -> None:
+        self.server.stop(kill=kill)
+
+    def is_running(self) -> bool:
+        return self.server.pid is not None
+
+    def clear(self) -> None:
+        shutil.rmtree(self.server.folder, ignore_errors=True)
 
 
 def _wait_gone(child: Child, seconds: float) -> None:

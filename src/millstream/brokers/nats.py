@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from millstream.brokers.nats_register import TRIES, GroupRecord, NatsRegister, P
 from millstream.brokers.nats_settings import NatsSettings, settings_of
 from millstream.brokers.nats_subscription import NatsSubscription
 from millstream.brokers.nats_wire import event_head, message_head
-from millstream.brokers.refused_keys import RefusedKeys
+from millstream.brokers.refused_keys import RefusedKeys, in_order
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -276,7 +276,7 @@ class NatsBroker:
                 places.append(index)
         for place, result in zip(places, await self._publisher.send(messages), strict=True):
             results[place] = result
-        return _in_order(results, items)
+        return in_order(results, items)
 
     def _subjects_of(self, items: Sequence[Envelope | Message], keys: Sequence[bytes]) -> list[bytes | None]:
         """Where each goes by its key; None where its topic cannot be had."""
@@ -437,17 +437,3 @@ def _process() -> str:
 def _micros(text: str) -> int:
     moment = msgspec.convert(text[:26].rstrip("Z") + "Z", datetime)
     return int(moment.timestamp()) * 1_000_000 + moment.microsecond
-
-
-def _in_order(results: list[MillstreamError | None], items: Sequence[Any]) -> list[MillstreamError | None]:
-    """After one that failed, later ones of its key have failed too: whoever publishes them again turns nothing round."""
-    if not any(results):
-        return results
-    failed: set[tuple[str, Any]] = set()
-    for index, item in enumerate(items):
-        key = (item.topic, item.key)
-        if results[index] is not None:
-            failed.add(key)
-        elif key in failed and item.key is not None:
-            results[index] = BrokerError("an event of its key before it was not published: publish both again, under the same ids")
-    return results

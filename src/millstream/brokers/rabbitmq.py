@@ -26,7 +26,7 @@ from millstream.brokers.rabbitmq_stream_subscription import RabbitStreamSubscrip
 from millstream.brokers.rabbitmq_subscription import RabbitSubscription, members_of
 from millstream.brokers.rabbitmq_unread import RabbitUnread
 from millstream.brokers.rabbitmq_wire import ROUTE, RabbitReader, event_content, message_content, route_of
-from millstream.brokers.refused_keys import RefusedKeys
+from millstream.brokers.refused_keys import RefusedKeys, in_order
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -346,7 +346,7 @@ class RabbitBroker:
             messages.append(Outgoing(e.topic, route_of(partition_of(key, record.partitions)), content))
             places.append(index)
         await self._send(messages, places, results)
-        return _in_order(results, [(e.topic, e.key) for e in envelopes])
+        return in_order(results, envelopes)
 
     async def publish_raw(self, messages: Sequence[Message]) -> Sequence[MillstreamError | None]:
         problems = await self._know({message.topic for message in messages})
@@ -373,7 +373,7 @@ class RabbitBroker:
             outgoing.append(Outgoing(message.topic, route_of(number), content))
             places.append(index)
         await self._send(outgoing, places, results)
-        return _in_order(results, [(message.topic, message.key) for message in messages])
+        return in_order(results, messages)
 
     async def _send(self, messages: Sequence[Outgoing], places: Sequence[int], results: list[MillstreamError | None]) -> None:
         for place, result in zip(places, await self._publisher.send(messages), strict=True):
@@ -737,16 +737,3 @@ def _with_groups(register: Register, groups: Sequence[Group]) -> Register:
 
 def _deleted(topic: str) -> MillstreamError:
     return BrokerUnavailableError(f"topic {topic!r} was deleted meanwhile: publish again to make it anew.")
-
-
-def _in_order(results: list[MillstreamError | None], keys: Sequence[tuple[str, Any]]) -> list[MillstreamError | None]:
-    """After one that failed, later ones of its key have failed too: whoever publishes them again turns nothing round."""
-    if not any(results):
-        return results
-    failed: set[tuple[str, Any]] = set()
-    for index, key in enumerate(keys):
-        if results[index] is not None:
-            failed.add(key)
-        elif key in failed and key[1] is not None:
-            results[index] = BrokerError("an event of its key before it was not published: publish both again, under the same ids")
-    return results

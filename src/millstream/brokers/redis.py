@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from millstream.brokers.redis_broadcast import RedisListener, channel_of
 from millstream.brokers.redis_connection import Connection
@@ -32,7 +32,7 @@ from millstream.brokers.redis_settings import RedisSettings, settings_of
 from millstream.brokers.redis_subscription import RedisSubscription
 from millstream.brokers.redis_survey import Stand
 from millstream.brokers.redis_wire import MOST_HEADERS, RedisReader, event_fields, message_fields
-from millstream.brokers.refused_keys import RefusedKeys
+from millstream.brokers.refused_keys import RefusedKeys, in_order
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import (
     BrokerError,
@@ -186,7 +186,7 @@ class RedisBroker:
             if error is not None:
                 for place in places[start:end]:
                     results[place] = error
-        return _in_order(results, items)
+        return in_order(results, items)
 
     async def _outgoing(
         self, items: Sequence[Item], keys: Sequence[bytes], make: Callable[[Item, Partition], Outgoing], refused: RefusedKeys | None = None
@@ -418,17 +418,3 @@ def _too_large(what: str, size: int) -> TooLargeError:
 
 def _process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _in_order(results: list[MillstreamError | None], items: Sequence[Any]) -> list[MillstreamError | None]:
-    """After one that failed, later ones of its key have failed too: whoever publishes them again turns nothing round."""
-    if not any(results):
-        return results
-    failed: set[tuple[str, Any]] = set()
-    for index, item in enumerate(items):
-        key = (item.topic, item.key)
-        if results[index] is not None:
-            failed.add(key)
-        elif key in failed and item.key is not None:
-            results[index] = BrokerError("an event of its key before it was not published: publish both again, under the same ids")
-    return results

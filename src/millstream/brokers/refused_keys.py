@@ -1,6 +1,10 @@
 """What is not published because an event of its key before it was refused: whoever tries again turns nothing round."""
 
+from collections.abc import Sequence
+
+from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import BrokerError, MillstreamError
+from millstream.core.broker import Message
 
 
 class RefusedKeys:
@@ -30,3 +34,14 @@ class RefusedKeys:
         error = self.behind(topic, key)
         if error is not None:
             raise error
+
+
+def in_order(results: list[MillstreamError | None], items: Sequence[Envelope | Message]) -> list[MillstreamError | None]:
+    """What became of one call: behind an event that failed, all of its key have failed."""
+    if any(results):
+        refused = RefusedKeys()
+        for index, item in enumerate(items):
+            results[index] = results[index] or refused.behind(item.topic, item.key)
+            if results[index] is not None:
+                refused.add(item.topic, item.key)
+    return results

@@ -36,6 +36,7 @@ class TestMinistackBroker(BrokerSuite):
         return AwsBroker(aws_url(self.variable))
 
 
+@pytest.mark.nightly
 class TestMotoBroker(TestMinistackBroker):
     """On the slow one, whose work grows with what it holds."""
 

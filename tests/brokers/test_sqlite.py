@@ -475,7 +475,7 @@ async def test_a_name_that_cannot_be_kept_is_refused_alone(path: Path) -> None:
 @pytest.mark.parametrize("together", [True, False])
 async def test_an_event_that_cannot_be_kept_is_refused_alone(path: Path, together: bool) -> None:  # noqa: FBT001
     """Half a character is nothing that a file can hold; its neighbours are stored, whichever way they were published."""
-    bad = msgspec.structs.replace(envelope(1), correlation="\ud800")
+    bad = msgspec.structs.replace(envelope(1), key="another", correlation="\ud800")
     events = [envelope(0), bad, envelope(2)]
     async with SqliteBroker(SqliteFile(path)) as broker:
         await broker.declare([Topic(name="made", partitions=1)], [])

@@ -53,8 +53,12 @@ def documented() -> dict[str, str]:
 
 
 def test_both_set_the_same_variables_to_urls_of_the_same_form(native: dict[str, str], documented: dict[str, str]) -> None:
-    """Whoever has Docker runs every test that a server of `make services` is enough for."""
-    assert {name: form(url) for name, url in documented.items()} == {name: form(url) for name, url in native.items()}
+    """Whoever has Docker runs every test that a server of `make services` is enough for, but those of one listener of Kafka.
+
+    It asks for certificates, and Kafka's image has no program that would write a client's key as a file.
+    """
+    offered = {name: form(url) for name, url in native.items() if name != "MILLSTREAM_TEST_KAFKA_MUTUAL"}
+    assert {name: form(url) for name, url in documented.items()} == offered
 
 
 def test_every_url_leads_to_a_container_and_every_container_has_a_url(documented: dict[str, str]) -> None:

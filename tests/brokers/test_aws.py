@@ -108,6 +108,7 @@ class TestStandardWorker(TestMinistackWorker):
         return AwsBroker(aws_url(self.variable, f"fifo=0&prefix={self.prefix}"))
 
 
+@pytest.mark.nightly
 class TestElasticMqWorker(TestMinistackWorker):
     """The same on the strict one."""
 

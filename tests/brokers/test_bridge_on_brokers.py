@@ -138,7 +138,8 @@ def cases() -> Iterator[Any]:
     for name, other in OTHERS.items():
         prompt = name.startswith("rabbitmq")
         if not prompt:
-            yield pytest.param(other, False, id=name)
+            # What stands in for AWS is slow.
+            yield pytest.param(other, False, id=name, marks=pytest.mark.nightly if name == "aws" else ())
         yield pytest.param(other, True, id=f"{name}-twice", marks=() if prompt else pytest.mark.nightly)
 
 

@@ -502,7 +502,7 @@ async def test_what_a_topic_would_refuse_takes_no_neighbour_down() -> None:
     topic = unique("small")
     administer(lambda client: client.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": "20000"})]))
     async with KafkaBroker(kafka_url()) as broker:
-        before, fits, beyond, after = made(topic, 4, keys=1)
+        before, fits, beyond, after = made(topic, 4)
         fits = msgspec.structs.replace(fits, data=b"x" * 19_000)
         beyond = msgspec.structs.replace(beyond, data=b"x" * 20_000)
 

@@ -214,7 +214,7 @@ async def test_what_a_queue_refuses_for_a_while_reaches_its_group_in_order(broke
     sent = made(topic, 12, keys=1)
     try:
         publishing = asyncio.create_task(broker.publish(sent))
-        await until(lambda: bool(broker._publisher._refused), lambda: asyncio.sleep(0.01), lambda: "nothing is refused")
+        await until(lambda: bool(broker._publisher._again), lambda: asyncio.sleep(0.01), lambda: "nothing is refused")
     finally:
         plain.queue_delete(queue)
     behind = made(topic, 12, keys=1, prefix="behind")

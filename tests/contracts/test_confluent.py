@@ -4,6 +4,7 @@ import struct
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,11 +40,14 @@ def test_other_schemas_have_no_frame(schema: str) -> None:
 
 
 @given(ids, st.binary(max_size=40))
-def test_any_body_comes_out_of_its_frame_as_it_went_in(id: int, body: bytes) -> None:
-    """Also one that is framed itself, and one that is no JSON."""
+def test_json_comes_out_of_its_frame_and_other_bytes_stay_behind_theirs(id: int, body: bytes) -> None:
+    """Whatever JSON it is; what is none stays behind its first bytes, which are whoever's they are."""
     schema = schema_uri(id)
 
-    assert unframed(event(data=(frame_of(schema) or b"") + body)) == event(data=body, schema=schema)
+    framed, odd = (event(data=(frame_of(schema) or b"") + data) for data in (msgspec.json.encode(body), b"ot text at all " + body))
+
+    assert unframed(framed) == event(data=msgspec.json.encode(body), schema=schema)
+    assert unframed(odd) is odd
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import msgspec
 from confluent_kafka import Message as Record
 
 from millstream.contracts.codec import STRUCTURED_CONTENT_TYPE, BinaryReader, is_json_type, to_binary
-from millstream.contracts.confluent import frame_of, unframed
+from millstream.contracts.confluent import frame_of, is_json, unframed
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
 from millstream.core.broker import Delivery, Message, Partition
@@ -19,7 +19,8 @@ _STRUCTURED = STRUCTURED_CONTENT_TYPE.encode()
 def event_record(e: Envelope) -> tuple[list[tuple[str, bytes]], bytes]:
     """Headers and value of an event; where its schema is one of a registry of Confluent's, the frame says so and no header does."""
     frame = None if e.schema is None else frame_of(e.schema)
-    if frame is None or not is_json_type(e.content_type):
+    # Who reads a frame that no JSON follows leaves it there: the bytes may be anybody's.
+    if frame is None or not is_json_type(e.content_type) or not is_json(e.data):
         return to_binary(e, partitionkey=False)
     headers, body = to_binary(msgspec.structs.replace(e, schema=None), partitionkey=False)
     return headers, frame + body

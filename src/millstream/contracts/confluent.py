@@ -44,9 +44,12 @@ def frame_of(schema: str) -> bytes | None:
 def unframed(e: Envelope) -> Envelope:
     """The same event with its body out of the frame, and what the frame says as its `schema`.
 
-    No JSON begins with a zero byte: what says that it is JSON and does, is framed.
+    No JSON begins with a zero byte: what says that it is JSON, and is it behind the frame, is framed. Other bytes stay as they
+    came: whoever repairs a dead letter needs all of them.
     """
     if e.data[:1] != _ID or len(e.data) < _SIZE or e.schema is not None or not is_json_type(e.content_type):
+        return e
+    if not is_json(e.data[_SIZE:]):
         return e
     schema = schema_uri(int.from_bytes(e.data[1:_SIZE], "big"))
     return msgspec.structs.replace(e, schema=schema, data=e.data[_SIZE:])
@@ -85,8 +88,17 @@ def bare_key(headers: Sequence[tuple[str, bytes]], key: bytes) -> bytes:
 
 
 def frame_trouble(e: Envelope) -> str | None:
-    """What is wrong with a body that came in a frame, if it is no JSON at all."""
-    return _trouble(e.schema, e.data) if e.schema is not None and e.schema.startswith(_SCHEME) else None
+    """What is wrong with a body that came in a frame, or begins like one, if it is no JSON at all."""
+    if e.schema is not None:
+        return _trouble(e.schema, e.data) if e.schema.startswith(_SCHEME) else None
+    if e.data[:1] != _ID or len(e.data) < _SIZE:
+        return None
+    return _trouble(schema_uri(int.from_bytes(e.data[1:_SIZE], "big")), e.data[_SIZE:])
+
+
+def is_json(data: bytes) -> bool:
+    """Whether a body may stand in a frame."""
+    return _trouble("", data) is None
 
 
 def _trouble(schema: str, data: bytes) -> str | None:

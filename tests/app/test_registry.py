@@ -100,6 +100,8 @@ class StandIn:
         self.answers: list[tuple[int, bytes]] = []
         """One after another; when they are used up every schema gets the next id."""
         self.asked: list[tuple[str, dict[str, str], Any]] = []
+        self.elsewhere = ""
+        """Where it sends whoever asks."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -109,8 +111,14 @@ class StandIn:
                 status, answer = outer.answers.pop(0) if outer.answers else (200, b'{"id":%d}' % (40 + len(outer.asked)))
                 self.send_response(status)
                 self.send_header("content-length", str(len(answer)))
+                if outer.elsewhere:
+                    self.send_header("location", outer.elsewhere)
                 self.end_headers()
                 self.wfile.write(answer)
+
+            def do_GET(self) -> None:
+                outer.asked.append((self.path, dict(self.headers), None))
+                self.send_error(500)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -329,6 +337,18 @@ async def test_a_refusal_says_what_to_do(stand_in: StandIn, status: int, answer:
     with pytest.raises(RegistryError, match=says):
         await Registry(stand_in.url, "here", SystemClock()).id_of(contract_of(Paid))
     assert len(stand_in.asked) == 1
+
+
+async def test_a_registry_that_sends_elsewhere_is_not_followed(stand_in: StandIn) -> None:
+    """Whoever answers there would be told the password."""
+    other = StandIn()
+    stand_in.answers, stand_in.elsewhere = [(302, b"")], f"{other.url}/subjects"
+
+    with pytest.raises(RegistryError, match=r"302.*correct the URL"):
+        await Registry(f"http://ann:secret@{stand_in.host}", "here", SystemClock()).id_of(contract_of(Paid))
+    other.close()
+
+    assert other.asked == []
 
 
 async def test_a_registry_that_is_busy_is_asked_again(stand_in: StandIn) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.services.environment import python_environment, run
-from tools.services.service import HOME, Child, ServiceError, lasting_port, require_debian
+from tools.services.service import HOME, Child, ServiceError, kept_port, require_debian
 
 #: They want clients with packages of their own versions: never in the environment that tests run in.
 MINISTACK, MOTO = "ministack==1.5.33", "moto[server]==5.2.5"
@@ -38,11 +38,7 @@ class Double:
     @property
     def endpoint(self) -> str:
         """Its address, as clients of AWS take it."""
-        file = self.folder / "port"
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(lasting_port(self.port)))
-        return f"http://127.0.0.1:{file.read_text()}"
+        return f"http://127.0.0.1:{kept_port(self.folder, self.port)}"
 
     @property
     def url(self) -> str:

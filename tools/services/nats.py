@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, Child, OneServer, lasting_port, require_debian
+from tools.services.service import HOME, Child, OneServer, kept_port, require_debian
 
 PROGRAM = "nats-server"
 #: The first version that can be told to put every event on the disk before it acknowledges it. An older one leaves that to
@@ -25,11 +25,7 @@ class NatsServer:
     @property
     def port(self) -> int:
         """Where it listens, since its first start."""
-        file = self.folder / "port"
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(lasting_port(self._preferred_port)))
-        return int(file.read_text())
+        return kept_port(self.folder, self._preferred_port)
 
     @property
     def pid(self) -> int | None:

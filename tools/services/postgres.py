@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tools.services.service import HOME, Child, OneServer, ServiceError, end_orphans, lasting_port, require_debian
+from tools.services.service import HOME, Child, OneServer, ServiceError, end_orphans, kept_port, require_debian
 
 #: Debian keeps the programs of each version apart, and off the path.
 DEBIAN = Path("/usr/lib/postgresql")
@@ -32,11 +32,7 @@ class PostgresServer:
     @property
     def port(self) -> int:
         """Where it listens, since its first start."""
-        file = self.folder / "port"
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(lasting_port(self._preferred_port)))
-        return int(file.read_text())
+        return kept_port(self.folder, self._preferred_port)
 
     @property
     def url(self) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.services.service import HOME, PATIENCE, Child, OneServer, ServiceError, free_port, lasting_port, require_debian
+from tools.services.service import HOME, PATIENCE, Child, OneServer, ServiceError, free_port, kept_port, require_debian
 
 PROGRAM = "redis-server"
 
@@ -21,11 +21,7 @@ class RedisServer:
     @property
     def port(self) -> int:
         """Where it listens, since its first start."""
-        file = self.folder / "port"
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(lasting_port(self._preferred_port)))
-        return int(file.read_text())
+        return kept_port(self.folder, self._preferred_port)
 
     @property
     def pid(self) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.services.environment import run
-from tools.services.service import HOME, Child, ServiceError, lasting_port, require_debian
+from tools.services.service import HOME, Child, ServiceError, kept_port, require_debian
 
 #: Newer ones want a newer Java than Debian 12 has.
 VERSION = "3.0.9"
@@ -30,11 +30,7 @@ class Registry:
     @property
     def url(self) -> str:
         """Where it speaks as Confluent's does."""
-        file = self.folder / "port"
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(lasting_port()))
-        return f"http://127.0.0.1:{file.read_text()}/apis/ccompat/v7"
+        return f"http://127.0.0.1:{kept_port(self.folder)}/apis/ccompat/v7"
 
     def install(self) -> None:
         require_debian({"java": "openjdk-17-jre-headless"})

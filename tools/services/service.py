@@ -199,6 +199,15 @@ def lasting_port(preferred: int = 0) -> int:
     return candidate
 
 
+def kept_port(folder: Path, preferred: int = 0) -> int:
+    """The port of the server whose data are in this folder, which it keeps until it is cleared."""
+    file = folder / "port"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(lasting_port(preferred)))
+    return int(file.read_text())
+
+
 def require_debian(packages: Mapping[str, str]) -> None:
     """Have programs (as `program: package that brings it`) installed; as root at once, else by whoever is told how."""
     missing = sorted({package for program, package in packages.items() if shutil.which(program) is None})

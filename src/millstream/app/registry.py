@@ -131,13 +131,19 @@ class Registry:
         from http.client import HTTPException
         from urllib.error import HTTPError
         from urllib.parse import quote
-        from urllib.request import Request, urlopen
+        from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+        class Here(HTTPRedirectHandler):
+            """Goes nowhere else: the password is for this registry alone."""
+
+            def redirect_request(self, *_: object, **__: object) -> None:
+                return None
 
         versions = "/versions" if self._registers == "1" else ""
         # The settings take no other URLs than those of HTTP.
         request = Request(f"{self._base}/subjects/{quote(subject, safe='')}{versions}", body, self._headers)  # noqa: S310
         try:
-            with urlopen(request, timeout=QUESTION) as response:  # noqa: S310
+            with build_opener(Here).open(request, timeout=QUESTION) as response:
                 return response.status, response.read(LARGEST)
         except HTTPError as error:
             with error:

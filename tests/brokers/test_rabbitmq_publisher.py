@@ -45,6 +45,8 @@ class Server:
         """Of each route, how many messages it refuses,"""
         self.full = Counter(full or {})
         """and how many pieces come before its queue has room: until then it refuses what comes."""
+        self.stubborn = Counter[str]()
+        """Messages that it refuses so often, whatever becomes of others."""
         self.refused: list[tuple[str, str]] = []
         self.forbidden: dict[str, MillstreamError] = {}
         """Messages for which the channel is closed, and how."""
@@ -79,8 +81,9 @@ class Server:
             elif self.unroutable[route] > 0:
                 self.unroutable[route] -= 1
                 channel.on_return("t", route)
-            elif self.nacks[route] > 0 or self.full[route] > 0:
+            elif self.nacks[route] > 0 or self.full[route] > 0 or self.stubborn[name] > 0:
                 self.nacks[route] -= 1
+                self.stubborn[name] -= 1
                 self.refused.append((route, name))
                 channel.on_confirm(channel.tag, False, False)
                 stored = False
@@ -198,6 +201,21 @@ async def test_what_a_queue_refuses_goes_again_in_its_order(times: int, url: str
     got = server.of("0")
     assert [name for name in got if name in refused] == refused
     assert [name for name in got if name in behind] == behind
+    await publisher.close()
+
+
+@pytest.mark.parametrize("url", ["rabbitmq://localhost", "rabbitmq://localhost?streams=1"])
+async def test_what_is_published_after_a_refusal_waits_for_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is refused, and although what was sent right behind it is stored."""
+    monkeypatch.setattr(rabbitmq_publisher, "AGAIN", 0.01)
+    monkeypatch.setattr(rabbitmq_publisher, "WINDOW", 5)
+    server = Server()
+    publisher = publisher_on(server, url=url)
+    await sent(publisher, [Told("0", "first")])
+    server.stubborn["a0"] = 4
+    await sent(publisher, [Told("0", f"{call}{n}") for call in "ab" for n in range(5)])
+
+    assert server.of("0") == ["first", "a1", "a2", "a3", "a4", "a0", "b0", "b1", "b2", "b3", "b4"]
     await publisher.close()
 
 

@@ -62,6 +62,8 @@ class Payment:
         ({"customer.country": "DE"}, Order(), False),
         ({"lines.sku": "mug"}, Order(lines=[Line("cup"), Line("mug")]), True),
         ({"lines.sku": "mug"}, Order(), False),
+        ({"anything": "EUR"}, Order(anything=["EUR", ["CHF"]]), True),
+        ({"anything": "EUR"}, Order(anything=[["EUR"], "CHF", []]), True),
         ({"labels.tone": "red"}, Order(labels={"tone": "red"}), True),
         ({"labels.tone": "red"}, Order(), False),
         ({"count": 1.0}, Order(), True),

@@ -29,8 +29,8 @@ from tests.brokers.fault_subjects import SUBJECTS, Subject, pause, resume
 
 from millstream.app.connect import connect_broker
 from millstream.app.system_clock import SystemClock
-from millstream.contracts.errors import MillstreamError
-from millstream.core.broker import Features, Group, Topic
+from millstream.contracts.errors import BrokerUnavailableError, MillstreamError
+from millstream.core.broker import Broker, Features, Group, PartitionState, Topic
 from millstream.testing.history import History, Reader, Violation, check_polls, recovered, worst_lag
 
 ROOT = Path(__file__).parents[2]
@@ -404,9 +404,16 @@ class Run:
         """Wait until the group that publishes in transactions has nothing left."""
         deadline = time.monotonic() + DRAIN
         async with connect_broker(self._url, SystemClock()) as broker:
-            while behind := [s for s in await broker.positions(self._turner) if s.committed.value != s.head.value]:
+            while behind := await self._behind(broker):
                 assert time.monotonic() < deadline, f"{self.name}: not all is published again: {behind}"
                 await asyncio.sleep(LOOK)
+
+    async def _behind(self, broker: Broker) -> list[PartitionState] | BrokerUnavailableError:
+        """Where the group that publishes in transactions has something left; an error where that is not known at the moment."""
+        try:
+            return [state for state in await broker.positions(self._turner) if state.committed.value != state.head.value]
+        except BrokerUnavailableError as error:
+            return error
 
     async def _turned_from(self) -> list[tuple[str, str]]:
         """What the events were made of that were published in transactions, in the order of each partition."""
@@ -419,12 +426,13 @@ class Run:
         return found
 
     async def _forget(self) -> None:
-        async with connect_broker(self._url, SystemClock()) as broker:
-            for group in await broker.groups():
-                if group.name in (*self._readers, self._turner, self._worker):
-                    # Whose members were killed a moment ago, after something else went wrong, runs still.
-                    with suppress(MillstreamError):
-                        await broker.forget(group.name)
+        # After something else went wrong, that is told: a broker that is away, or members that were killed a moment ago.
+        with suppress(MillstreamError):
+            async with connect_broker(self._url, SystemClock()) as broker:
+                for group in await broker.groups():
+                    if group.name in (*self._readers, self._turner, self._worker):
+                        with suppress(MillstreamError):
+                            await broker.forget(group.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

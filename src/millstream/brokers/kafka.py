@@ -46,6 +46,10 @@ FRAME = 100
 KEEP_ALL = -1
 #: Seconds until every server knows a topic that was made.
 APPEARS = 30.0
+#: Seconds that the servers wait for a member to give up what another one shall have. The poller needs less (its `GRACE`), but where
+#: the answer to a heartbeat that says so comes too late, librdkafka 2.16 never asks for it again, and nobody reads these partitions
+#: until the time is over: 300 s, if nothing is said.
+GIVE_UP = 30.0
 UNKNOWN = Figure(None, "unknown")
 #: Topics of ours that are no topics of users.
 INTERNAL = (kafka_groups.TOPIC, kafka_broadcast.TOPIC)
@@ -412,6 +416,7 @@ class KafkaBroker:
             "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 16_384,
             "reconnect.backoff.max.ms": 1000,
+            "max.poll.interval.ms": int(GIVE_UP * 1000),
             **({"group.protocol": "consumer"} if self._cluster.protocol == "consumer" else classic),
             **self._settings.client,
             "client.id": member,

@@ -67,7 +67,7 @@ class KafkaCluster:
         """Find the cluster; raises `BrokerUnavailableError` when nobody answers."""
         self._admin = self._new_admin()
         try:
-            found = await self._one("finding the cluster", lambda admin: admin.describe_cluster(request_timeout=PATIENCE))
+            found = await self._metadata("finding the cluster", self._admin)
         except BrokerUnavailableError as error:
             last = self._last_error
             if last is None:
@@ -75,9 +75,9 @@ class KafkaCluster:
             if is_forbidden(last):
                 raise failure(last, f"{self.name}: connecting") from error
             raise BrokerUnavailableError(f"{error} The last thing that happened was: {last.str()}.") from error
-        self.id, self.servers = found.cluster_id, len(found.nodes)
+        self.id, self.servers = str(found.cluster_id), len(found.brokers)
         if self._settings.protocol is None:
-            self.protocol = await self._best_protocol(str(found.nodes[0].id_string))
+            self.protocol = await self._best_protocol(str(next(iter(found.brokers))))
 
     def _new_admin(self) -> Admin:
         settings: dict[str, Any] = {**self._settings.client, "client.id": "millstream", "error_cb": self._note_error}
@@ -109,11 +109,7 @@ class KafkaCluster:
 
     async def topic_names(self) -> list[str]:
         """All topics but Kafka's own."""
-        admin = self._client()
-        try:
-            metadata = await asyncio.to_thread(admin.list_topics, timeout=PATIENCE)
-        except KafkaException as error:
-            raise failure(error, f"{self.name}: listing topics") from error
+        metadata = await self._metadata("listing topics", self._client())
         internal = ("__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata")
         return sorted(name for name in cast("dict[str, Any]", metadata.topics) if name not in internal)
 
@@ -246,7 +242,7 @@ class KafkaCluster:
         # of a client of its own, which knows no connection but those of this moment, once that has reached the cluster.
         box: list[Admin] = [self._new_admin()]
         try:
-            await self._one("finding the cluster", lambda _: box[0].describe_cluster(request_timeout=PATIENCE))
+            await self._metadata("finding the cluster", box[0])
             answers = await self._ask(
                 f"removing group {group!r}",
                 lambda _: box[0].delete_consumer_groups([group], request_timeout=COORDINATOR),
@@ -260,6 +256,19 @@ class KafkaCluster:
             raise BrokerError(f"group {group!r} is running on {self.name}: stop its workers, then forget it.")
 
     # Asking
+
+    async def _metadata(self, what: str, admin: Admin) -> Any:
+        """The servers and the topics, as one of the servers knows them."""
+        # Not by `describe_cluster`: of an answer without any server, as the only one gives that is just coming (back), librdkafka
+        # aborts the process.
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await asyncio.to_thread(admin.list_topics, timeout=PATIENCE)
+            except KafkaException as error:
+                if not is_passing(error_of(error)) or time.monotonic() > deadline:
+                    raise failure(error, f"{self.name}: {what}") from error
+            await asyncio.sleep(PAUSE)
 
     def _client(self) -> Admin:
         if self._admin is None:

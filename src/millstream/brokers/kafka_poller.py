@@ -419,16 +419,16 @@ class Poller:
         deadline = time.monotonic() + SECONDS
         while True:
             try:
-                return self._look_up_now(partitions) if partitions else ()
+                return self._look_up_now(partitions, max(deadline - time.monotonic(), IDLE)) if partitions else ()
             except KafkaException as error:
                 if not is_passing(error_of(error)) or self._closing or time.monotonic() > deadline:
                     raise
                 time.sleep(IDLE)
 
-    def _look_up_now(self, partitions: Sequence[Partition]) -> tuple[Gained, ...]:
-        committed = self._consumer.committed(_places(partitions), timeout=SECONDS)
-        firsts = self._consumer.offsets_for_times(_places(partitions, OFFSET_BEGINNING), timeout=SECONDS)
-        heads = self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=SECONDS)
+    def _look_up_now(self, partitions: Sequence[Partition], seconds: float) -> tuple[Gained, ...]:
+        committed = self._consumer.committed(_places(partitions), timeout=seconds)
+        firsts = self._consumer.offsets_for_times(_places(partitions, OFFSET_BEGINNING), timeout=seconds)
+        heads = self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=seconds)
         for answer in (*committed, *firsts, *heads):
             if answer.error is not None:
                 raise KafkaException(answer.error)

@@ -10,7 +10,7 @@ import pytest
 
 from millstream.contracts.errors import BrokerUnavailableError
 
-pytestmark = [pytest.mark.slow, pytest.mark.patient]
+pytestmark = pytest.mark.slow
 
 METADATA, API_VERSIONS = 3, 18
 #: In a process of its own: where librdkafka finds a fault, it ends the process.

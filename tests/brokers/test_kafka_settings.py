@@ -2,10 +2,12 @@
 
 
 import pytest
+from confluent_kafka import Consumer
 
 from millstream.app.connect import connect_broker
 from millstream.app.system_clock import SystemClock
-from millstream.brokers.kafka_settings import KEY_PASSWORD, PASSWORD, USER, settings_of
+from millstream.brokers.kafka import KafkaBroker
+from millstream.brokers.kafka_settings import CLIENT_LOG, KEY_PASSWORD, PASSWORD, USER, settings_of
 from millstream.contracts.errors import ConfigurationError
 
 
@@ -67,6 +69,14 @@ def test_settings_of_librdkafka_pass_through() -> None:
     assert settings.client["compression.type"] == "lz4"
 
 
+@pytest.mark.parametrize("options", ["", "?session.timeout.ms=45000"])
+def test_the_client_takes_a_member_of_any_session(options: str) -> None:
+    """librdkafka's own word on it: it refuses sessions that last longer than a member may keep the group waiting."""
+    config = KafkaBroker(f"kafka://127.0.0.1:9{options}")._consumer_config("group", "member")
+
+    Consumer(config, logger=CLIENT_LOG).close()
+
+
 @pytest.mark.parametrize(
     ("url", "word"),
     [
@@ -79,6 +89,7 @@ def test_settings_of_librdkafka_pass_through() -> None:
         ("kafka://k:9092?auto.offset.reset=latest", "promises depend on it"),
         ("kafka://k:9092?enable.idempotence=false", "promises depend on it"),
         ("kafka://k:9092?linger.ms=5", "use publish_many"),
+        ("kafka://k:9092?max.poll.interval.ms=60000", "a thread polls for them"),
         ("kafka://k:9092?batch.size=1000000", "use publish_many"),
         ("kafka://k:9092?message.max.bytes=1000", "set the topic's max.message.bytes"),
         ("kafka://k:9092?queue.buffering.max.messages=10", "waits; leave it out"),

@@ -416,7 +416,8 @@ class KafkaBroker:
             "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 16_384,
             "reconnect.backoff.max.ms": 1000,
-            "max.poll.interval.ms": int(GIVE_UP * 1000),
+            # librdkafka wants it to be no shorter than a session.
+            "max.poll.interval.ms": max(int(GIVE_UP * 1000), int(self._settings.client.get("session.timeout.ms", 0))),
             **({"group.protocol": "consumer"} if self._cluster.protocol == "consumer" else classic),
             **self._settings.client,
             "client.id": member,

@@ -45,6 +45,7 @@ OURS = {
     **dict.fromkeys(("linger.ms", "queue.buffering.max.ms", "batch.size"), _AT_ONCE),
     **dict.fromkeys(("queue.buffering.max.messages", "queue.buffering.max.kbytes"), _QUEUE),
     "message.max.bytes": _LARGEST,
+    "max.poll.interval.ms": "handlers may take their time without it: a thread polls for them; leave it out",
     "group.protocol": "write group_protocol=consumer or group_protocol=classic instead",
     "security.protocol": "write security=PROTOCOL instead",
     "client.id": "it is the name of the member, or of what the client is for; leave it out",

@@ -83,8 +83,8 @@ def settings_of(url: str, environment: Mapping[str, str] = os.environ) -> AwsSet
         secret_key=unquote(secret_key) or None,
         prefix=prefix,
         fifo=_flag(name, options, "fifo"),
-        visibility=int(_number(name, options, "visibility", 30, 1, MOST_VISIBILITY)),
-        poll=int(_number(name, options, "poll", 10, 1, MOST_POLL)),
+        visibility=_whole(name, options, "visibility", 30, 1, MOST_VISIBILITY),
+        poll=_whole(name, options, "poll", 10, 1, MOST_POLL),
         broadcast=_flag(name, options, "broadcast"),
         timeout=_number(name, options, "timeout", 30, 1, 3600),
         claims=claims,
@@ -96,6 +96,13 @@ def _flag(name: str, options: Mapping[str, str], option: str) -> bool:
     if value not in ("0", "1", "false", "true"):
         raise ConfigurationError(f"{name}: {option}={value!r} is neither yes nor no. Write {option}=0, or leave it out.")
     return value in ("1", "true")
+
+
+def _whole(name: str, options: Mapping[str, str], option: str, usual: int, least: int, most: int) -> int:
+    value = _number(name, options, option, usual, least, most)
+    if not value.is_integer():
+        raise ConfigurationError(f"{name}: {option}={options[option]!r}: SQS counts whole seconds. Write {round(value)}.")
+    return int(value)
 
 
 def _number(name: str, options: Mapping[str, str], option: str, usual: float, least: float, most: float) -> float:

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from millstream.brokers.aws_attributes import attributes_of, verify_attributes
 from millstream.brokers.aws_client import AwsService, MissingError
@@ -94,7 +94,7 @@ class AwsTopology:
         """All of them, by their true names."""
         arns = [topic["TopicArn"] async for topic in self._sns.pages("list_topics", "Topics")]
         arns = [arn for arn in arns if self._names.ours(arn.rpartition(":")[2])]
-        tags = await _gather([self._tags_or_none(arn) for arn in arns])
+        tags = await _gather(self._tags_or_none, arns)
         return sorted({from_tag(tag[TOPIC_TAG]) for tag in tags if TOPIC_TAG in tag} | self._arns.keys())
 
     async def _tags_or_none(self, arn: str) -> Mapping[str, str]:
@@ -124,7 +124,7 @@ class AwsTopology:
     async def _find(self, prefix: str) -> list[Queue]:
         urls = [url async for url in self._sqs.pages("list_queues", "QueueUrls", QueueNamePrefix=prefix, MaxResults=1000)]
         urls = [url for url in urls if self._names.ours(url.rpartition("/")[2])]
-        return [queue for queue in await _gather([self._queue(url) for url in urls]) if queue is not None]
+        return [queue for queue in await _gather(self._queue, urls) if queue is not None]
 
     async def _queue(self, url: str) -> Queue | None:
         try:
@@ -261,12 +261,12 @@ def _queue_arn(topic_arn: str, url: str) -> str:
     return f"arn:{partition}:sqs:{region}:{account}:{url.rpartition('/')[2]}"
 
 
-async def _gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all of them, a few at a time."""
+async def _gather(call: Callable[[str], Awaitable[T]], arguments: Sequence[str]) -> list[T]:
+    """What becomes of all of them, a few at a time."""
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(call: Coroutine[Any, Any, T]) -> T:
+    async def one(argument: str) -> T:
         async with room:
-            return await call
+            return await call(argument)
 
-    return list(await asyncio.gather(*map(one, calls)))
+    return list(await asyncio.gather(*map(one, arguments)))

@@ -69,12 +69,9 @@ class KafkaCluster:
         try:
             found = await self._metadata("finding the cluster", self._admin)
         except BrokerUnavailableError as error:
-            last = self._last_error
-            if last is None:
+            if self._last_error is None:
                 raise
-            if is_forbidden(last):
-                raise failure(last, f"{self.name}: connecting") from error
-            raise BrokerUnavailableError(f"{error} The last thing that happened was: {last.str()}.") from error
+            raise BrokerUnavailableError(f"{error} The last thing that happened was: {self._last_error.str()}.") from error
         self.id, self.servers = str(found.cluster_id), len(found.brokers)
         if self._settings.protocol is None:
             self.protocol = await self._best_protocol(str(next(iter(found.brokers))))
@@ -264,11 +261,18 @@ class KafkaCluster:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return await asyncio.to_thread(admin.list_topics, timeout=PATIENCE)
+                found = await asyncio.to_thread(admin.list_topics, timeout=QUESTION)
             except KafkaException as error:
+                # What it was told meanwhile waits in there until somebody asks for it.
+                admin.poll(0)
+                if self._last_error is not None and is_forbidden(self._last_error):
+                    raise failure(self._last_error, f"{self.name}: {what}") from error
                 if not is_passing(error_of(error)) or time.monotonic() > deadline:
                     raise failure(error, f"{self.name}: {what}") from error
-            await asyncio.sleep(PAUSE)
+                await asyncio.sleep(PAUSE)
+            else:
+                self._last_error = None
+                return found
 
     def _client(self) -> Admin:
         if self._admin is None:

@@ -108,6 +108,7 @@ async def check(app: App, found: dict[str, list[int]]) -> None:
     assert len(parked) == COUNT - len(EXPECTED)
 
 
+@pytest.mark.timeout(240)
 async def test_each_input_has_its_output_once_although_workers_come_and_go_and_die(tmp_path: Path) -> None:
     """Processes join, leave in peace, and one is killed, under load."""
     name = unique("transform")

@@ -20,7 +20,7 @@ from tools.services.service import Service
 
 COMMAND = (sys.executable, "-m", "millstream", "demo", "shop", "--prove", "--seed", "1", "--output", "json")
 #: Few orders, and in seconds what minutes of chance would bring.
-BRIEFLY = ("--seconds", "2", "--rate", "10", "--kill", "inventory", "--duplicates", "5", "--poison", "2")
+BRIEFLY = ("--seconds", "4", "--rate", "10", "--kill", "inventory", "--duplicates", "5", "--poison", "2")
 
 
 def assert_holds(code: int, out: str, err: str, url: str) -> None:

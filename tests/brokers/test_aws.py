@@ -28,7 +28,7 @@ class TestMinistackBroker(BrokerSuite):
     """On the fast one."""
 
     features = FIFO
-    patience = 20.0
+    patience = 45.0
     limit = 120.0
     variable = MINISTACK
 

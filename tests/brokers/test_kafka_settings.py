@@ -69,11 +69,12 @@ def test_settings_of_librdkafka_pass_through() -> None:
     assert settings.client["compression.type"] == "lz4"
 
 
-@pytest.mark.parametrize("options", ["", "?session.timeout.ms=45000"])
-def test_the_client_takes_a_member_of_any_session(options: str) -> None:
-    """librdkafka's own word on it: it refuses sessions that last longer than a member may keep the group waiting."""
+@pytest.mark.parametrize(("options", "patience"), [("", 30_000), ("?session.timeout.ms=45000", 45_000)])
+def test_a_member_keeps_its_group_waiting_for_no_longer_than_half_a_minute_or_a_session(options: str, patience: int) -> None:
+    """Nobody reads a partition meanwhile; librdkafka refuses sessions that last longer."""
     config = KafkaBroker(f"kafka://127.0.0.1:9{options}")._consumer_config("group", "member")
 
+    assert config["max.poll.interval.ms"] == patience
     Consumer(config, logger=CLIENT_LOG).close()
 
 

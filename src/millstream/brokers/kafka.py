@@ -47,7 +47,7 @@ KEEP_ALL = -1
 #: Seconds until every server knows a topic that was made.
 APPEARS = 30.0
 #: Seconds that the servers wait for a member to give up what another one shall have. The poller needs less (its `GRACE`), but where
-#: the answer to a heartbeat that says so comes too late, librdkafka 2.16 never asks for it again, and nobody reads these partitions
+#: the answer to a heartbeat that says so comes too late, librdkafka 2.16 may never ask for it again, and nobody reads these partitions
 #: until the time is over: 300 s, if nothing is said.
 GIVE_UP = 30.0
 UNKNOWN = Figure(None, "unknown")

@@ -259,9 +259,10 @@ class KafkaCluster:
         # Not by `describe_cluster`: of an answer without any server, as the only one gives that is just coming (back), librdkafka
         # aborts the process.
         deadline = time.monotonic() + PATIENCE
+        self._last_error = None
         while True:
             try:
-                found = await asyncio.to_thread(admin.list_topics, timeout=QUESTION)
+                return await asyncio.to_thread(admin.list_topics, timeout=QUESTION)
             except KafkaException as error:
                 # What it was told meanwhile waits in there until somebody asks for it.
                 admin.poll(0)
@@ -269,10 +270,7 @@ class KafkaCluster:
                     raise failure(self._last_error, f"{self.name}: {what}") from error
                 if not is_passing(error_of(error)) or time.monotonic() > deadline:
                     raise failure(error, f"{self.name}: {what}") from error
-                await asyncio.sleep(PAUSE)
-            else:
-                self._last_error = None
-                return found
+            await asyncio.sleep(PAUSE)
 
     def _client(self) -> Admin:
         if self._admin is None:

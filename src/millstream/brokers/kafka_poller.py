@@ -419,16 +419,19 @@ class Poller:
         deadline = time.monotonic() + SECONDS
         while True:
             try:
-                return self._look_up_now(partitions, max(deadline - time.monotonic(), IDLE)) if partitions else ()
+                return self._look_up_now(partitions, deadline) if partitions else ()
             except KafkaException as error:
                 if not is_passing(error_of(error)) or self._closing or time.monotonic() > deadline:
                     raise
                 time.sleep(IDLE)
 
-    def _look_up_now(self, partitions: Sequence[Partition], seconds: float) -> tuple[Gained, ...]:
-        committed = self._consumer.committed(_places(partitions), timeout=seconds)
-        firsts = self._consumer.offsets_for_times(_places(partitions, OFFSET_BEGINNING), timeout=seconds)
-        heads = self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=seconds)
+    def _look_up_now(self, partitions: Sequence[Partition], deadline: float) -> tuple[Gained, ...]:
+        def left() -> float:
+            return max(deadline - time.monotonic(), IDLE)
+
+        committed = self._consumer.committed(_places(partitions), timeout=left())
+        firsts = self._consumer.offsets_for_times(_places(partitions, OFFSET_BEGINNING), timeout=left())
+        heads = self._consumer.offsets_for_times(_places(partitions, OFFSET_END), timeout=left())
         for answer in (*committed, *firsts, *heads):
             if answer.error is not None:
                 raise KafkaException(answer.error)

@@ -9,7 +9,7 @@ NEEDS_UV := $(if $(findstring .venv-uv,$(UV)),.venv-uv/bin/uv)
 RUN := .venv/bin/
 # What follows the command, as in `make demo ARGS="--rate 20 --forever"` or `make test ARGS="-k relay"`.
 ARGS ?=
-# How long `make soak` goes on, as in `make soak SECONDS=3600 ARGS="--seed 7"`.
+# How long each part of `make soak` goes on, as in `make soak SECONDS=3600 ARGS="--seed 7"`.
 SECONDS ?= 600
 # Which servers `make services` starts, as in `make services ONLY=kafka`; all that it knows when it is empty.
 ONLY ?=
@@ -48,9 +48,11 @@ browser:
 	  apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core || \
 	  echo "Chromium could not be installed: its tests are left out" >&2; fi >/dev/null
 
-# First what needs the machine for itself; then what waits, for servers mostly. In neither may be something of what ARGS asks for.
+# First what is fast, one process for each processor; then what needs the machine for itself; then what waits, for servers mostly. In
+# none of them may be something of what ARGS asks for.
 test: .venv/.ready console browser ## All tests, with real servers: those that this machine can have are installed, started and stopped
-	$(RUN)pytest -m "not server and not patient and not nightly" $(ARGS) || [ $$? = 5 ]
+	$(RUN)pytest -m "not slow and not server and not patient and not nightly" -n 2 --dist loadscope $(ARGS) || [ $$? = 5 ]
+	$(RUN)pytest -m "slow and not server and not patient and not nightly" $(ARGS) || [ $$? = 5 ]
 	$(RUN)python -m tools.services run --if-possible -- \
 	  $(RUN)pytest -m "(server or patient) and not nightly" -n 4 --dist loadscope $(ARGS) || [ $$? = 5 ]
 
@@ -63,7 +65,10 @@ screenshots: .venv/.ready console browser ## The pictures of the console in docs
 docs: .venv/.ready ## Run every example of the documentation, and follow every link
 	$(RUN)pytest README.md ARCHITECTURE.md CONTRIBUTING.md docs tests/test_documentation.py $(ARGS)
 
-check: lint imports types front test ## What CI runs
+# The checks beside each other, since none of them uses both processors.
+check: .venv/.ready console ## What CI runs
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint imports types front
+	@$(MAKE) --no-print-directory test
 
 lint: .venv/.ready ## Style
 	$(RUN)ruff check
@@ -94,7 +99,9 @@ bench: .venv/.ready ## Measure, beside the limits of this machine
 bench-brokers: .venv/.bench ## Measure on real brokers, beside their clients and FastStream: ONLY=kafka for one
 	@MILLSTREAM_TEST_KAFKA_JVM=-Xmx1g $(RUN)python -m tools.services run $(ONLY) -- $(RUN)python -m benchmarks $(or $(ONLY),kafka rabbitmq nats redis aws) $(ARGS)
 
-soak: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and power cuts, checked against a recorded history
+soak: soak-embedded soak-brokers ## Both of these, each for SECONDS
+
+soak-embedded: .venv/.ready ## Crashes for as long as SECONDS says: kills, stops and power cuts, checked against a recorded history
 	$(RUN)python -m tests.crash.soak --seconds $(SECONDS) $(ARGS)
 
 soak-brokers: .venv/.ready ## Faults on the real brokers for as long as SECONDS says in all, a new seed each time: ONLY=kafka for one
@@ -114,4 +121,4 @@ brokers: .venv/.ready ## The brokers' tests alone, and those that take minutes o
 broker-results: .venv/.ready ## The results in docs/reference/brokers.md, from what `make brokers` reported, for all at once or one after another
 	$(RUN)python -m tools.suite_results .services/results/*.xml
 
-.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench bench-brokers soak soak-brokers services services-stop brokers broker-results
+.PHONY: help console browser front demo test unit screenshots docs check lint imports types fix bench bench-brokers soak soak-embedded soak-brokers services services-stop brokers broker-results

@@ -1,4 +1,5 @@
-"""SNS and SQS, or what stands in for them: beside aiobotocore. The stand-in is slow, and says little of Amazon's rates."""
+"""SNS and SQS, or what stands in for them: beside aiobotocore; FastStream has no broker for them. The stand-in is slow, and
+says little of Amazon's rates."""
 
 import contextlib
 import os
@@ -17,6 +18,8 @@ from millstream.contracts.message import contract_of
 from millstream.core.broker import Group
 
 VARIABLE = "MILLSTREAM_TEST_AWS"
+#: Events in a request of ten, on the average of all: the first and the last one need not be full.
+FULL = 9.9
 #: What a request carries.
 ENTRIES = {"publish_batch": "PublishBatchRequestEntries", "delete_message_batch": "Entries"}
 
@@ -111,6 +114,18 @@ async def raw_publish_batches(run: Run) -> Figures:
     return await aws_raw.publish_batches(url(), run.count(4_000))
 
 
+async def latency(run: Run) -> Figures:
+    """Ours."""
+    return await ours.latency(url(), run.folder, run.count(3_000))
+
+
+async def raw_latency(run: Run) -> Figures:
+    """aiobotocore."""
+    from benchmarks.brokers import aws_raw
+
+    return await aws_raw.latency(url(), run.count(3_000))
+
+
 FAMILY = Family(
     title="SNS and SQS on a stand-in, one process; handled from a FIFO queue, published to a standard topic",
     needs=VARIABLE,
@@ -118,7 +133,9 @@ FAMILY = Family(
         Row(
             title="handle at least once, beside aiobotocore", subject=consume, figure="rate", unit="/s", better="more", beside=raw_consume,
         ),
-        Row(title="  its processor time", subject=consume, figure="cpu", unit="us", beside=raw_consume),
+        Row(
+            title="  its processor time", subject=consume, figure="cpu", unit="us", target=6, beside=raw_consume, compared="difference",
+        ),
         Row(
             title="publish, each awaited, 100 callers, beside aiobotocore", subject=publish_from_many, figure="rate", unit="/s",
             better="more", beside=raw_publish_from_many,
@@ -127,8 +144,16 @@ FAMILY = Family(
             title="publish_many of 1000, beside aiobotocore", subject=publish_batches, figure="rate", unit="/s", better="more",
             beside=raw_publish_batches,
         ),
-        Row(title="events in a request, of ten: published by 100 callers", subject=filled, figure="published", unit="", better="more"),
-        Row(title="  received", subject=filled, figure="received", unit="", better="more"),
-        Row(title="  deleted", subject=filled, figure="deleted", unit="", better="more"),
+        Row(
+            title="events in a request, of ten: published by 100 callers", subject=filled, figure="published", unit="", target=FULL,
+            better="more",
+        ),
+        Row(title="  received", subject=filled, figure="received", unit="", target=FULL, better="more"),
+        Row(title="  deleted", subject=filled, figure="deleted", unit="", target=FULL, better="more"),
+        Row(title="latency at 500/s, p50, beside aiobotocore", subject=latency, figure="p50", unit="ms", beside=raw_latency),
+        Row(
+            title="latency at 500/s, p99, beside aiobotocore", subject=latency, figure="p99", unit="ms", target=1.25, beside=raw_latency,
+            compared="ratio",
+        ),
     ],
 )  # fmt: skip

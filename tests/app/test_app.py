@@ -12,6 +12,7 @@ import pytest
 from millstream import App, Context, Depends, Router, Topic, Transaction, errors, event
 from millstream.contracts.message import contract_of
 from millstream.core.filter import Wants
+from millstream.stores.memory import MemoryStore
 from millstream.testing import TestApp
 
 
@@ -299,3 +300,25 @@ async def test_a_transaction_refuses_at_least_once() -> None:
 
     with pytest.raises(errors.ConfigurationError, match="cannot be meant"):
         app.handlers()
+
+
+class StoreElsewhere(MemoryStore):
+    """As if it were a database that all machines reach."""
+
+    local = False
+
+
+@pytest.mark.parametrize("local", [True, False])
+async def test_progress_that_is_kept_on_one_machine_is_said_to_be(local: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the broker: workers on another machine would not find it."""
+    app = App("watch")
+    app.configure(broker="memory://", store=f"sqlite:///{tmp_path}/s.db" if local else StoreElsewhere())
+
+    @app.subscriber()
+    async def take(_seen: Seen) -> None: ...
+
+    with caplog.at_level("INFO", "millstream"):
+        async with app:
+            pass
+
+    assert ("app watch keeps its progress on this machine: run all its workers here" in caplog.text) is local

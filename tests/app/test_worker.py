@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream import App, Context, Retry, Transaction, event
+from millstream import App, Context, Retry, Topic, Transaction, event
 
 
 @event("order.created", key="order_id")
@@ -197,3 +197,39 @@ async def test_a_replay_with_effects_has_them_further_on_too(tmp_path: Path) -> 
         await app.store.rewind("reserve", [(p, 0) for p, _, _ in await app.broker.bounds("order.created")], effects=True)
 
         await until(app, twice)
+
+
+async def test_a_group_behind_which_the_log_was_cut_stands_still_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it had not read is gone: nothing is handled behind the hole until somebody has decided, and the service is not ready."""
+    app, handled = App(
+        "inventory", broker=f"sqlite:///{tmp_path}/b.db", store=f"sqlite:///{tmp_path}/s.db",
+        topics=[Topic(name="order.created", partitions=1, retain_bytes=0)],
+    ), list[str]()  # fmt: skip
+
+    @app.subscriber(OrderCreated)
+    async def reserve(order: OrderCreated) -> None:
+        handled.append(order.order_id)
+
+    async with app:
+        await app.publish(OrderCreated("read"))
+
+        async def done() -> bool:
+            return len(handled) == 1
+
+        await until(app, done)
+        await app.publish_many([OrderCreated("lost-1"), OrderCreated("lost-2")])
+        assert await app.broker.retain("order.created", force=True)
+        await app.publish(OrderCreated("behind"))
+
+        troubles = list[str]()
+
+        async def told() -> bool:
+            troubles.extend(app.troubles())
+            return bool(troubles)
+
+        await until(app, told)
+
+    assert "PositionLostError" in troubles[0]
+    assert "order.created/0" in troubles[0]
+    assert handled == ["read"]
+    assert "starts over" in caplog.text

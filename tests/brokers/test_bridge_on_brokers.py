@@ -18,6 +18,7 @@ from millstream.app.bridge import Bridge
 from millstream.app.connect import connect_broker
 from millstream.app.system_clock import SystemClock
 from millstream.contracts.envelope import Envelope
+from millstream.contracts.partition import partition_of
 from millstream.core.broker import Broker, Delivery, Message, Topic
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -173,3 +174,31 @@ async def test_there_and_back_everything_arrives_as_it_was(other: Other, twice: 
     assert left_here < len(sent)
     assert not twice or left_there < len(came)
     assert (nothing, again) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "killed"),
+    [("kafka", "nats", False), ("rabbitmq", "kafka", True), ("redis", "rabbitmq-streams", False)],
+    ids=lambda value: value if isinstance(value, str) else "killed" if value else "",
+)
+async def test_from_one_server_to_another_everything_arrives_as_it_was(source: str, target: str, killed: bool) -> None:
+    """A team that changes its broker: ids, keys and their order, partitions, attributes and bodies are those of before."""
+    here, there, topic, group = OTHERS[source].url(), OTHERS[target].url(), unique("made"), unique("bridge")
+    async with connect_broker(here, CLOCK) as old, connect_broker(there, CLOCK) as new:
+        for broker in (old, new):
+            await broker.declare([Topic(name=topic, partitions=PARTITIONS)], [])
+        # Now, since a queue has what comes from now on.
+        await cross(here, there, topic, group)
+        sent = envelopes(topic)
+        await published(old, sent)
+        try:
+            left = await (cross_killed if killed else cross)(here, there, topic, group)
+            came = await history(new, topic)
+        finally:
+            await old.forget(group)
+
+    arrived = in_order(came)
+    unkeyed = sorted([e for e in sent if e.key is None], key=repr)
+    assert arrived == {None: unkeyed} | {key: [e for e in sent if e.key == key] for key in {e.key for e in sent} - {None}}
+    assert places(came) == {(e.key, partition_of(e.key, PARTITIONS)) for e in sent if e.key is not None}
+    assert left < len(sent) if killed else left == len(sent)

@@ -77,7 +77,7 @@ async def run_kafkajs(folder: Path, command: str, topic: str, argument: str) -> 
 
 
 async def test_kafkajs_publishes_bare_json_to_a_typed_handler(kafkajs: Path, tmp_path: Path) -> None:
-    """`{"orderId": 123, "status": "pending"}`, with a key and without one, is an order; told twice, it is handled once."""
+    """`{"orderId": 123, "status": "pending"}`, with a key and without one, is an order."""
     app = App(unique("interop"), schema="create table if not exists seen(order_id integer, status text)")
     app.configure(broker=KafkaBroker(kafka_url()), store=SqliteStore(SqliteFile(tmp_path / "store.db")))
     seen: list[tuple[int, str, str | None, str]] = []

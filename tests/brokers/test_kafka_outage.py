@@ -114,14 +114,15 @@ async def test_who_asks_where_groups_stand_survives_the_end_of_servers(single: K
 
     async def answered() -> None:
         nonlocal answers
-        reached = answers + 50
+        reached = answers + 20
         while answers < reached:
             assert process.stdout is not None
             assert await process.stdout.readline(), f"it ended with {await process.wait()}"
             answers += 1
 
-    async with asyncio.timeout(120):
-        for kill in (False, False, True, False, False):
+    # A server is down and up again within seconds, on a busy machine within half a minute.
+    async with asyncio.timeout(240):
+        for kill in (False, True, False):
             await answered()
             await asyncio.to_thread(single.stop, kill=kill)
             await asyncio.to_thread(single.start)

@@ -15,6 +15,7 @@ from millstream.brokers.kafka import KafkaBroker
 from millstream.brokers.kafka_settings import settings_of
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import FencedError, MillstreamError, PublishError, TooLargeError
+from millstream.contracts.partition import partition_of
 from millstream.core.broker import Delivery, Partition
 from millstream.testing.broker_ground import Member
 
@@ -81,6 +82,10 @@ async def test_each_input_has_its_output_once_although_members_come_and_go() -> 
                 tasks.create_task(work(number, pages))
 
         assert sorted(await stored(broker, output)) == sorted(f"out-e-{n}" for n in range(2000))
+        # A key's place is the one that it has without transactions, and for programs that are not ours.
+        for partition, first, _ in await broker.bounds(output):
+            keys = {d.envelope.key for d in await broker.read(partition, first, 100_000) if d.envelope}
+            assert {partition_of(key, 4) for key in keys if key} == {partition.number}
 
 
 async def test_what_is_undone_is_seen_by_nobody_who_reads_what_is_committed() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.brokers.rabbitmq_server import rabbitmq_url, restart_rabbitmq, tidied
 
 from millstream.brokers.rabbitmq import RabbitBroker
-from millstream.core.broker import Broker
+from millstream.core.broker import Broker, Features
 from millstream.core.store import Store
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
@@ -16,11 +16,13 @@ from millstream.testing import BrokerSuite, WorkerSuite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
+FEATURES = Features(ordered=True, durable=True, shared=True, broadcast=True, largest=16 << 20)
+
 
 class TestRabbitBroker(BrokerSuite):
     """Order, durability and broadcasts; no history, and no transactions."""
 
-    features = RabbitBroker.features
+    features = FEATURES
     # A server that was killed is back after seconds, on a busy machine after many.
     patience = 45.0
     limit = 150.0
@@ -40,7 +42,7 @@ class TestRabbitBroker(BrokerSuite):
 class TestRabbitWorker(WorkerSuite):
     """A service's store in an SQLite file, and RabbitMQ between services."""
 
-    features = RabbitBroker.features
+    features = FEATURES
     patience = 20.0
 
     @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from tools.services.rabbitmq import RabbitServer
 
 from millstream.brokers.rabbitmq import RabbitBroker
 from millstream.contracts.errors import BrokerError, ConfigurationError, PositionLostError
-from millstream.core.broker import Broker, Group, Topic
+from millstream.core.broker import Broker, Features, Group, Topic
 from millstream.core.store import Store
 from millstream.stores.sqlite import SqliteStore
 from millstream.stores.sqlite_file import SqliteFile
@@ -37,6 +37,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
         server.stop(kill=True)
 
 
+FEATURES = Features(
+    ordered=True, replayable=True, durable=True, shared=True, broadcast=True, positional=True, retains_regardless=True, largest=16 << 20
+)  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream costs its server far more to make than a queue does."""
@@ -52,7 +57,7 @@ def url(server: RabbitServer) -> str:
 class TestRabbitStreamBroker(BrokerSuite):
     """Order, durability, broadcasts and history; no transactions."""
 
-    features = RabbitBroker.with_history
+    features = FEATURES
     # A server that was killed is back after seconds, on a busy machine after many.
     patience = 45.0
     limit = 150.0
@@ -78,7 +83,7 @@ class TestRabbitStreamBroker(BrokerSuite):
 class StreamGround(WorkerGround):
     """A service's store in an SQLite file, and streams of RabbitMQ between services."""
 
-    features = RabbitBroker.with_history
+    features = FEATURES
     patience = 20.0
 
     @pytest.fixture(autouse=True)

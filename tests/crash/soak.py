@@ -1,4 +1,4 @@
-"""Crashes for as long as one likes: `python -m tests.crash.soak --seconds 600 --seed 7`, or `make soak`.
+"""Crashes for as long as one likes: `python -m tests.crash.soak --seconds 600 --seed 7`, or `make soak-embedded`.
 
 Half of the time many processes on one machine publish and work while they are killed,
 stopped, asked to go and started again; a quarter goes through the points of every

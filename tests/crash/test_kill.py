@@ -67,7 +67,7 @@ def test_a_kill_loses_nothing_and_doubles_nothing(
 ) -> None:
     """After each kill a fresh process goes on: all that was acknowledged is there, in order, with its effects once.
 
-    A place at which an earlier scenario was killed already is left out here; `make soak` kills at each passage of each.
+    A place at which an earlier scenario was killed already is left out here; `make soak-embedded` kills at each passage of each.
     """
     report = Campaign(scenario, tmp_path / "runs", nurseries).run(1, skip=places(reports[scenario.files]))
 

@@ -1,4 +1,4 @@
-"""The soak itself works: a short round of it, whose long form is `make soak`."""
+"""The soak itself works: a short round of it, whose long form is `make soak-embedded`."""
 
 import time
 from contextlib import ExitStack

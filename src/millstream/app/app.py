@@ -319,7 +319,7 @@ class App:
                     "that), or use Kafka, Redis or the embedded broker"
                 )
         if store.local and self._handlers:
-            log.info("app %s keeps its progress in a file of this machine: run all its workers here", self.name)
+            log.info("app %s keeps its progress on this machine: run all its workers here", self.name)
         declared = {topic.name: topic for topic in self.topics}
         for handler in self._handlers:
             keyed = any(contract.key is not None for contract in handler.contracts)

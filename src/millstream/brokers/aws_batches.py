@@ -13,7 +13,7 @@ AT_ONCE = 8
 
 
 class Batches(Generic[T]):
-    """Sends entries in requests that are as full as they can be: what comes while one is on its way goes with the next.
+    """Sends entries in full requests: one that is not full is sent only while no other is on its way.
 
     `send` gets at most ten, and deals with every failure itself.
     """
@@ -43,7 +43,7 @@ class Batches(Generic[T]):
                 break
 
     async def _run(self) -> None:
-        while self._waiting:
+        while len(self._waiting) >= MOST_ENTRIES or (self._waiting and len(self._running) == 1):
             await self._send([self._waiting.popleft() for _ in range(min(MOST_ENTRIES, len(self._waiting)))])
 
     def _ended(self, task: "asyncio.Task[None]") -> None:

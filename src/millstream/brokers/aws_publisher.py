@@ -97,7 +97,7 @@ class _Line:
             chain.append(item)
 
     def start(self) -> None:
-        """Begin another request when there is none, or when it will be full."""
+        """Begin another request when there is none, or when it will be full; the same goes for the next of one that has ended."""
         while self._ready and (not self._running or (len(self._ready) >= MOST_ENTRIES and len(self._running) < AT_ONCE)):
             task = asyncio.create_task(self._run())
             self._running.add(task)
@@ -124,7 +124,7 @@ class _Line:
             item.call.settle(item.number, BrokerUnavailableError(f"{self._doing}: the broker was closed before it was acknowledged."))
 
     async def _run(self) -> None:
-        while batch := self._next():
+        while (len(self._ready) >= MOST_ENTRIES or len(self._running) == 1) and (batch := self._next()):
             results: Sequence[Result]
             try:
                 results = await self._publish([chain[0] for chain in batch])

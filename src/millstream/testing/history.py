@@ -25,6 +25,9 @@ The anomalies, by the names that `Violation.kind` has:
 - `unsettled`: taken by a consumer that ended without settling it, and not delivered again to anyone who did.
 - `double effect`: an effect that was to happen once happened twice, or to a dead letter.
 
+Not looked for: cycles between transactions that write and read each other's values. No transaction of Millstream reads
+what another one has not committed, and each writes values that nobody else ever writes, so that there is nothing to overwrite.
+
 Allowed, and counted: sends of unknown outcome that arrived (`recovered`), and the
 longest time from an acknowledgement to the first read (`worst_lag`).
 """

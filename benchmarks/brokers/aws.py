@@ -88,6 +88,13 @@ async def raw_consume(run: Run) -> Figures:
     return await aws_raw.consume(url(), run.count(4_000))
 
 
+async def raw_consume_with_attributes(run: Run) -> Figures:
+    """The same, with the attributes of an event."""
+    from benchmarks.brokers import aws_raw
+
+    return await aws_raw.consume(url(), run.count(4_000), attributes=True)
+
+
 async def publish_from_many(run: Run) -> Figures:
     """Ours."""
     async with _somebody_waits():
@@ -135,6 +142,10 @@ FAMILY = Family(
         ),
         Row(
             title="  its processor time", subject=consume, figure="cpu", unit="us", target=6, beside=raw_consume, compared="difference",
+        ),
+        Row(
+            title="  its processor time, beside aiobotocore that reads attributes", subject=consume, figure="cpu", unit="us",
+            beside=raw_consume_with_attributes, compared="difference",
         ),
         Row(
             title="publish, each awaited, 100 callers, beside aiobotocore", subject=publish_from_many, figure="rate", unit="/s",

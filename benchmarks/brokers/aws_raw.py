@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,9 +13,17 @@ from benchmarks.brokers.drive import Counting, Seen, from_many, in_batches
 from benchmarks.brokers.events import Published, Stored, Tick, published, stored
 from benchmarks.brokers.ours import unique
 from benchmarks.subject import Figures
+from millstream.brokers.aws_wire import SYSTEM
 
 #: The most that a request takes.
 TEN = 10
+
+#: What an event of ours has beside its body, and what SQS is asked for to know it.
+ATTRIBUTES = {
+    "content-type": {"DataType": "String", "StringValue": "application/cloudevents+json"},
+    "type": {"DataType": "String", "StringValue": "bench.stored"},
+}
+ASKED = {"MessageAttributeNames": ["All"], "MessageSystemAttributeNames": list(SYSTEM)}
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Stored).decode
@@ -58,10 +66,13 @@ async def topic_on(url: str, *, fifo: bool = False) -> AsyncGenerator[tuple[Any,
             await sns.delete_topic(TopicArn=topic)
 
 
-async def receive(sqs: Any, queue: str, handle: Callable[[str], Awaitable[None]], stop: asyncio.Event) -> None:
+async def receive(
+    sqs: Any, queue: str, handle: Callable[[str], Awaitable[None]], stop: asyncio.Event, *, asked: Mapping[str, Any] = {}
+) -> None:  # fmt: skip
     """Ten at a time: handle them, then delete them."""
     while not stop.is_set():
-        messages = (await sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=TEN, WaitTimeSeconds=1)).get("Messages") or ()
+        answer = await sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=TEN, WaitTimeSeconds=1, **asked)
+        messages = answer.get("Messages") or ()
         for message in messages:
             await handle(message["Body"])
         if messages:
@@ -69,8 +80,8 @@ async def receive(sqs: Any, queue: str, handle: Callable[[str], Awaitable[None]]
             await sqs.delete_message_batch(QueueUrl=queue, Entries=entries)
 
 
-async def consume(url: str, count: int) -> Figures:
-    """From a FIFO queue; each event has a message group of its own."""
+async def consume(url: str, count: int, *, attributes: bool = False) -> Figures:
+    """From a FIFO queue; each event has a message group of its own, and the attributes that one of ours has."""
     counting = Counting(count)
 
     async def handler(_order: Stored) -> None:
@@ -79,11 +90,14 @@ async def consume(url: str, count: int) -> Figures:
     async with client_of(url, "sqs") as sqs, queue_on(sqs, fifo=True) as queue:
         for first in range(0, count, TEN):
             entries = [
-                {"Id": str(n), "MessageBody": encode(o).decode(), "MessageGroupId": o.order_id, "MessageDeduplicationId": o.order_id}
+                {
+                    "Id": str(n), "MessageBody": encode(o).decode(), "MessageGroupId": o.order_id, "MessageDeduplicationId": o.order_id,
+                    "MessageAttributes": ATTRIBUTES if attributes else {},
+                }
                 for n, o in enumerate(stored(first, TEN))
-            ]
+            ]  # fmt: skip
             await sqs.send_message_batch(QueueUrl=queue, Entries=entries)
-        await receive(sqs, queue, lambda body: handler(decode(body)), counting.stop)
+        await receive(sqs, queue, lambda body: handler(decode(body)), counting.stop, asked=ASKED if attributes else {})
     return counting.figures()
 
 

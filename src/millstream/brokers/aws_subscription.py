@@ -11,7 +11,7 @@ from millstream.brokers.aws_claims import AwsClaims
 from millstream.brokers.aws_client import AwsService, MissingError
 from millstream.brokers.aws_settings import AwsSettings
 from millstream.brokers.aws_topology import Queue
-from millstream.brokers.aws_wire import AwsReader, source_of
+from millstream.brokers.aws_wire import SYSTEM, AwsReader, source_of
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import ConfigurationError, MillstreamError, PositionLostError
 from millstream.core.broker import Assigned, Deliveries, Delivery, Partition, Received
@@ -243,7 +243,7 @@ class _Share:
     async def _receive(self, wait: int) -> list[tuple[Delivery, str]]:
         answer = await self._sqs.call(
             "receive_message", QueueUrl=self._url, MaxNumberOfMessages=MOST_ENTRIES, WaitTimeSeconds=wait,
-            VisibilityTimeout=self._settings.visibility, MessageAttributeNames=["All"], MessageSystemAttributeNames=["All"],
+            VisibilityTimeout=self._settings.visibility, MessageAttributeNames=["All"], MessageSystemAttributeNames=list(SYSTEM),
         )  # fmt: skip
         messages: list[dict[str, Any]] = answer.get("Messages") or []
         if self._claims is not None:

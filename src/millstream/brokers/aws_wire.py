@@ -20,6 +20,8 @@ LARGEST = 160 << 10
 #: SNS throws away what has more than ten, when it is to be delivered raw; half of that leaves room for others.
 MOST_ATTRIBUTES = 5
 CONTENT_TYPE = "content-type"
+#: What SQS is asked to tell of a message: each attribute is parsed, and there are eight.
+SYSTEM = ("ApproximateReceiveCount", "MessageGroupId", "SentTimestamp")
 #: A message that AWS could not carry as it is.
 WRAPPED = "application/vnd.millstream.message+json"
 

@@ -1,5 +1,5 @@
-"""SNS and SQS, or what stands in for them: beside aiobotocore; FastStream has no broker for them. The stand-in is slow, and
-says little of Amazon's rates."""
+"""SNS and SQS, or what stands in for them: beside aiobotocore; FastStream has no broker for them. The stand-in is slow,
+says little of Amazon's rates, and has no latency worth telling: 500 events a second, one by one, are more than it takes."""
 
 import contextlib
 import os
@@ -121,18 +121,6 @@ async def raw_publish_batches(run: Run) -> Figures:
     return await aws_raw.publish_batches(url(), run.count(4_000))
 
 
-async def latency(run: Run) -> Figures:
-    """Ours."""
-    return await ours.latency(url(), run.folder, run.count(3_000))
-
-
-async def raw_latency(run: Run) -> Figures:
-    """aiobotocore."""
-    from benchmarks.brokers import aws_raw
-
-    return await aws_raw.latency(url(), run.count(3_000))
-
-
 FAMILY = Family(
     title="SNS and SQS on a stand-in, one process; handled from a FIFO queue, published to a standard topic",
     needs=VARIABLE,
@@ -161,10 +149,5 @@ FAMILY = Family(
         ),
         Row(title="  received", subject=filled, figure="received", unit="", target=FULL, better="more"),
         Row(title="  deleted", subject=filled, figure="deleted", unit="", target=FULL, better="more"),
-        Row(title="latency at 500/s, p50, beside aiobotocore", subject=latency, figure="p50", unit="ms", beside=raw_latency),
-        Row(
-            title="latency at 500/s, p99, beside aiobotocore", subject=latency, figure="p99", unit="ms", target=1.25, beside=raw_latency,
-            compared="ratio",
-        ),
     ],
 )  # fmt: skip

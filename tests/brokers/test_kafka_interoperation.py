@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from tests.brokers.kafka_server import kafka_url
 from tests.brokers.servers import missing
 from tests.brokers.words import PATIENCE, made, published, unique
 from tools.services.kafka import LIBS
-from tools.services.service import HOME
+from tools.services.kafkajs import KafkaJs, install
+from tools.services.service import ServiceError
 
 from millstream import App, Context, Transaction, event
 from millstream.brokers.kafka import KafkaBroker
@@ -27,7 +26,6 @@ from millstream.stores.sqlite_file import SqliteFile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-KAFKAJS = "kafkajs@2.2.4"
 CLIENT = Path(__file__).with_name("kafkajs_client.js")
 
 
@@ -49,15 +47,13 @@ class Shipped:
 
 
 @pytest.fixture(scope="module")
-def kafkajs() -> Path:
-    """A folder where node finds KafkaJS."""
-    folder = HOME / "kafkajs"
-    if shutil.which("npm") is None:
-        missing("kafka", "npm is missing, which brings KafkaJS: apt-get install npm")
-    if not (folder / "node_modules" / "kafkajs").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", KAFKAJS], check=True, capture_output=True)
-    return folder
+def kafkajs() -> KafkaJs:
+    """The JavaScript client."""
+    kafka_url()
+    try:
+        return install()
+    except ServiceError as error:
+        missing("kafka", f"KafkaJS cannot be had: {error}")
 
 
 def server() -> str:
@@ -65,18 +61,17 @@ def server() -> str:
     return str(settings_of(kafka_url()).client["bootstrap.servers"])
 
 
-async def run_kafkajs(folder: Path, command: str, topic: str, argument: str) -> str:
+async def run_kafkajs(kafkajs: KafkaJs, command: str, topic: str, argument: str) -> str:
     """Run the JavaScript program; gives what it printed."""
-    environment = {**os.environ, "NODE_PATH": str(folder / "node_modules"), "KAFKAJS_NO_PARTITIONER_WARNING": "1", "NODE_NO_WARNINGS": "1"}
     process = await asyncio.create_subprocess_exec(
-        "node", str(CLIENT), server(), command, topic, argument, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *kafkajs.command(CLIENT, server(), command, topic, argument), env=kafkajs.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     out, error = await process.communicate()
     assert process.returncode == 0, error.decode()
     return out.decode()
 
 
-async def test_kafkajs_publishes_bare_json_to_a_typed_handler(kafkajs: Path, tmp_path: Path) -> None:
+async def test_kafkajs_publishes_bare_json_to_a_typed_handler(kafkajs: KafkaJs, tmp_path: Path) -> None:
     """`{"orderId": 123, "status": "pending"}`, with a key and without one, is an order."""
     app = App(unique("interop"), schema="create table if not exists seen(order_id integer, status text)")
     app.configure(broker=KafkaBroker(kafka_url()), store=SqliteStore(SqliteFile(tmp_path / "store.db")))
@@ -103,7 +98,7 @@ async def test_kafkajs_publishes_bare_json_to_a_typed_handler(kafkajs: Path, tmp
     assert len({id_ for *_, id_ in seen}) == 2
 
 
-async def test_kafkajs_reads_what_we_publish(kafkajs: Path) -> None:
+async def test_kafkajs_reads_what_we_publish(kafkajs: KafkaJs) -> None:
     """The body is plain JSON, the attributes are CloudEvents headers, and the key is the record's key."""
     topic = unique("shipped")
     async with KafkaBroker(kafka_url()) as broker:
@@ -122,7 +117,7 @@ async def test_kafkajs_reads_what_we_publish(kafkajs: Path) -> None:
     assert first["headers"] == expected
 
 
-async def test_a_key_is_where_kafkajs_puts_it(kafkajs: Path) -> None:
+async def test_a_key_is_where_kafkajs_puts_it(kafkajs: KafkaJs) -> None:
     """Both programs write events of one key into one partition, so that their order counts for both."""
     topic = unique("shared")
     async with KafkaBroker(kafka_url()) as broker:

@@ -5,6 +5,7 @@ of the broker, or does the `work` of an app whose handler has its effect in a st
 """
 
 import asyncio
+import faulthandler
 import json
 import random
 import signal
@@ -241,7 +242,8 @@ def _stored(delivery: Delivery) -> Stored:
 
 
 async def main(role: str, name: str, url: str, topic: str, turned: str, group: str, folder: str, seed: str) -> None:
-    """Run until SIGTERM."""
+    """Run until SIGTERM; at SIGUSR1 say what all threads are doing."""
+    faulthandler.register(signal.SIGUSR1)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     chance = random.Random(f"{seed}/{name}")

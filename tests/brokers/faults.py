@@ -112,6 +112,9 @@ class Run:
                     fault()
                     self._progress()
                 self._finish()
+            except AssertionError:
+                self._tell_where_they_are()
+                raise
             finally:
                 for process in self._processes.values():
                     process.kill()
@@ -336,8 +339,18 @@ class Run:
         del self._lines[name]
         return self._processes.pop(name)
 
-    def _said(self, name: str) -> str:
-        return (self._folder / f"{name}.log").read_text()[-2000:]
+    def _said(self, name: str, *, most: int | None = 2000) -> str:
+        text = (self._folder / f"{name}.log").read_text()
+        return text if most is None else text[-most:]
+
+    def _tell_where_they_are(self) -> None:
+        """Have each process write down what its threads are doing, and print that."""
+        written = {name: len(self._said(name, most=None)) for name in self._processes}
+        for process in self._processes.values():
+            process.send_signal(signal.SIGUSR1)
+        time.sleep(1)
+        for name, before in written.items():
+            print(f"{name} {self._groups[name]}:\n{self._said(name, most=None)[before:]}", flush=True)
 
     # Waiting
 

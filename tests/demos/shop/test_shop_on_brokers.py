@@ -78,7 +78,7 @@ def test_the_proof_holds_while_the_broker_goes_away_and_comes_back(
     if service.env().get(variable) != url:
         pytest.skip("this server was not started by `make services`, so it is not stopped")
     run = subprocess.Popen(
-        [*COMMAND, "--seconds", "12", "--broker", url + options, "--data", str(tmp_path)],
+        [*COMMAND, "--seconds", "20", "--broker", url + options, "--data", str(tmp_path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

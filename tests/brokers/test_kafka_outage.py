@@ -1,6 +1,7 @@
 """Servers that die: on a cluster of the test's own, so that nobody else's goes down."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from tools.services.kafka import KafkaCluster
 
 from millstream.brokers.kafka import KafkaBroker
 from millstream.contracts.envelope import Envelope
-from millstream.contracts.errors import BrokerUnavailableError
+from millstream.contracts.errors import BrokerUnavailableError, FencedError
 from millstream.core.broker import Group, Topic
 from millstream.testing.broker_ground import Member
 
@@ -186,6 +187,52 @@ async def test_a_cluster_that_loses_one_server_after_the_other_loses_no_event(th
     for number in range(8):
         key = f"p{number}"
         assert [e.id for e in stored if e.key == key] == [e.id for e in acknowledged if e.key == key]
+
+
+@pytest.mark.nightly
+async def test_groups_that_publish_in_transactions_go_on_without_a_server_that_left_their_cluster(three: KafkaCluster) -> None:
+    """Each server once, and with it what it was for some of the groups: none of them waits for it to come back."""
+    async with KafkaBroker(f"kafka://{three.bootstrap}") as broker:
+        topic, output, groups = unique("made"), unique("output"), [unique("group") for _ in range(12)]
+        topics = [Topic(name=topic, partitions=1), Topic(name=output, partitions=6)]
+        await broker.declare(topics, [Group(name=group, topics=(topic,)) for group in groups])
+        await published(broker, made(topic, 20_000))
+        settled = dict.fromkeys(groups, 0)
+        running = True
+
+        async def work(group: str) -> None:
+            member = Member(await broker.open(group, "m"))
+            while running:
+                items = list(member.in_hand) or await member.step(1)
+                if not items:
+                    continue
+                with contextlib.suppress(BrokerUnavailableError):
+                    try:
+                        await member.subscription.publish_and_settle(made(output, 20, prefix=unique("e")), items)
+                        settled[group] += 1
+                    except FencedError:
+                        pass
+                    member.in_hand.clear()
+            await member.close()
+
+        async def go_on(when: str) -> None:
+            reached = {group: count + 5 for group, count in settled.items()}
+            await until(
+                lambda: all(settled[group] >= count for group, count in reached.items()),
+                lambda: asyncio.sleep(0.01),
+                lambda: f"{when}, {sum(settled[g] < n for g, n in reached.items())} of 12 groups did not go on",
+            )
+
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups:
+                tasks.create_task(work(group))
+            await go_on("with all servers")
+            for number in three.servers:
+                await asyncio.to_thread(three.kill, number)
+                await go_on(f"without server {number}")
+                await asyncio.to_thread(three.start)
+                await go_on(f"with server {number} again")
+            running = False
 
 
 @pytest.mark.nightly

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import secrets
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -19,6 +21,8 @@ from millstream.core.broker import Partition
 
 #: A process that dies inside a transaction holds up readers for so long, in seconds.
 TIMEOUT = 10.0
+#: librdkafka's own end of a call may come so many seconds after its timeout.
+LATE = 2.0
 #: The group gives its members new numbers while they work; so often a transaction is done again for that.
 ATTEMPTS = 5
 #: So many hundredths of a second are waited for what became of the records of a transaction that failed.
@@ -76,13 +80,13 @@ class KafkaTransactions:
             try:
                 self._commit(records, offsets, member)
             except _RefusedError as exception:
-                self._undo(exception.errors[0][1])
+                self._undo(exception, exception.errors[0][1])
                 # What a producer sends next, after one of its records was refused, librdkafka may purge.
                 self._end()
                 raise PublishError(self._answers(records, exception.errors)) from exception
             except KafkaException as exception:
                 error = error_of(exception)
-                self._undo(error)
+                self._undo(exception, error)
                 if error.code() in STALE and attempt + 1 < ATTEMPTS:
                     continue
                 if error.code() in FENCED:
@@ -112,8 +116,7 @@ class KafkaTransactions:
                 raise _RefusedError([(record, error_of(exception))]) from exception
         try:
             if offsets:
-                places = [TopicPartition(p.topic, p.number, offset, self._member) for p, offset in offsets.items()]
-                producer.send_offsets_to_transaction(places, member, TIMEOUT)
+                self._settle(producer, offsets, member)
             producer.commit_transaction(TIMEOUT)
         except KafkaException as exception:
             error = error_of(exception)
@@ -129,6 +132,32 @@ class KafkaTransactions:
             # What a record failed of says more than that the transaction did; and what fails with it, because it was purged, nothing.
             refused = [(record, error) for record, error in failures if not is_passing(error)]
             raise (_RefusedError(refused) if refused else KafkaException(failures[0][1])) from exception
+
+    def _settle(self, producer: Producer, offsets: Mapping[Partition, int], member: Any) -> None:
+        """Add the offsets to the transaction, in a thread that can be left behind.
+
+        librdkafka (seen in 2.16) looks for the group's server without any limit of time: where that server left the
+        cluster just then, the call may come back minutes later or never. A transaction that is left behind in it cannot
+        be committed any more, since the thread does nothing but this; the servers undo it after its timeout.
+        """
+        answer: Future[None] = Future()
+
+        def settle() -> None:
+            try:
+                places = [TopicPartition(p.topic, p.number, offset, self._member) for p, offset in offsets.items()]
+                producer.send_offsets_to_transaction(places, member, TIMEOUT)
+            except BaseException as exception:  # noqa: BLE001 - whoever waits has it, but not this frame, which has the producer
+                answer.set_exception(exception.with_traceback(None))
+            else:
+                answer.set_result(None)
+
+        Thread(target=settle, name="millstream-kafka-offsets", daemon=True).start()
+        try:
+            answer.result(TIMEOUT + LATE)
+        except TimeoutError:
+            self._producer = None
+            error = KafkaError(KafkaError._TIMED_OUT, "the group's server was not found in time; it may have left the cluster")
+            raise KafkaException(error) from None
 
     def _answers(self, records: Sequence[Outgoing], errors: "Sequence[tuple[Outgoing, KafkaError]]") -> list[MillstreamError | None]:
         """What became of each record, where some were refused: a record is known by what it says."""
@@ -169,8 +198,10 @@ class KafkaTransactions:
         self._producer = producer
         return producer
 
-    def _undo(self, error: KafkaError) -> None:
+    def _undo(self, failed: Exception, error: KafkaError) -> None:
         """Abort; a producer that cannot even do that is thrown away, and the servers abort for it."""
+        # It is thrown away here, in this thread, and not in the event loop, which has the exception last: its frames have the producer.
+        traceback.clear_frames(failed.__traceback__)
         producer = self._producer
         if producer is None:
             return

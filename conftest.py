@@ -36,7 +36,7 @@ SLOW = (
     "tests/console/test_operations.py",
 )  # fmt: skip
 #: What waits more than it works: `make test` runs it beside the servers' tests, which do so as well.
-PATIENT = ("tests/crash/", "docs/", "README.md", "tests/tools/test_postgres.py")
+PATIENT = ("tests/crash/", "docs/", "README.md", "tests/tools/test_postgres.py", "tests/tools/test_started_services.py")
 #: Tests on a real server wait more than they work: `make test` runs those of one server one after another, beside those of others.
 SERVER = re.compile(
     r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbitmq_stream|rabbitmq|aws\.py::Test(?:Moto|ElasticMq)|aws|nats|redis)"

@@ -48,11 +48,11 @@ browser:
 	  apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core || \
 	  echo "Chromium could not be installed: its tests are left out" >&2; fi >/dev/null
 
-# First what is fast, one process for each processor; then what needs the machine for itself; then what waits, for servers mostly. In
+# First what bears company, one process for each processor; then what needs the machine for itself; then what waits, for servers mostly. In
 # none of them may be something of what ARGS asks for.
 test: .venv/.ready console browser ## All tests, with real servers: those that this machine can have are installed, started and stopped
-	$(RUN)pytest -m "not slow and not server and not patient and not nightly" -n 2 --dist loadscope $(ARGS) || [ $$? = 5 ]
-	$(RUN)pytest -m "slow and not server and not patient and not nightly" $(ARGS) || [ $$? = 5 ]
+	$(RUN)pytest -m "not alone and not server and not patient and not nightly" -n 2 --dist loadscope $(ARGS) || [ $$? = 5 ]
+	$(RUN)pytest -m "alone and not server and not patient and not nightly" $(ARGS) || [ $$? = 5 ]
 	$(RUN)python -m tools.services run --if-possible -- \
 	  $(RUN)pytest -m "(server or patient) and not nightly" -n 4 --dist loadscope $(ARGS) || [ $$? = 5 ]
 

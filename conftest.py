@@ -37,6 +37,8 @@ SLOW = (
 )  # fmt: skip
 #: What waits more than it works: `make test` runs it beside the servers' tests, which do so as well.
 PATIENT = ("tests/crash/", "docs/", "README.md", "tests/tools/test_postgres.py", "tests/tools/test_started_services.py")
+#: What watches the time that something takes, or how a whole shop gets on: `make test` runs it with the machine for itself.
+ALONE = ("tests/demos/shop/test_shop.py", "tests/console/test_security.py", "tests/console/browser/test_timings.py")
 #: Tests on a real server wait more than they work: `make test` runs those of one server one after another, beside those of others.
 SERVER = re.compile(
     r"(?:tests/brokers/test_|_on_brokers\.py::\w+\[)(kafka|rabbitmq_stream|rabbitmq|aws\.py::Test(?:Moto|ElasticMq)|aws|nats|redis)"
@@ -65,6 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("server")
         if name.startswith(PATIENT):
             item.add_marker("patient")
+        if name.startswith(ALONE):
+            item.add_marker("alone")
         if name.startswith(SLOW):
             item.add_marker("slow")
             if item.get_closest_marker("timeout") is None:

@@ -26,7 +26,7 @@ from millstream.testing.history import Journal, Stored
 
 KEYS, MOST = 16, 20
 #: Between two batches, and after an error, in seconds.
-PAUSE, AWAY = 0.02, 0.1
+PAUSE, AWAY = 0.05, 0.1
 #: How often a batch has an event that is too large, and a transaction is not committed at once, or not at all.
 TOO_LARGE, SLOW, UNDONE = 0.01, 0.1, 0.05
 #: How long a transaction is open that is not committed at once, in seconds.

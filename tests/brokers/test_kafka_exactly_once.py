@@ -1,10 +1,12 @@
 """Handlers with `exactly_once=True` on Kafka, as somebody sees them who knows nothing of Millstream: each input has its output once."""
 
 import asyncio
+import contextlib
 import signal
+import sqlite3
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ async def produce(app: App, first: int, end: int) -> None:
         await app.publish_many([app.state.given(f"k{number % KEYS}", number) for number in range(sent, min(sent + 100, end))])
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def processes(name: str, folder: Path, count: int) -> AsyncGenerator[list[Any]]:
     """So many of the service; all of them are gone at the end."""
     command = (sys.executable, "-m", "tests.brokers.kafka_transformer", name, kafka_url(), str(folder))
@@ -97,6 +99,24 @@ async def have_joined(app: App, name: str, count: int) -> None:
         owners.update(state.owner for state in await app.broker.positions(name))
 
     await until(lambda: len(owners - {None}) == count, look, lambda: f"only {owners} work")
+
+
+async def stopped(process: Process, store: Path) -> None:
+    """Stop it where it has not locked the store, which is one file for all of them: else nobody could take over."""
+    locked = True
+
+    async def stop() -> None:
+        nonlocal locked
+        process.send_signal(signal.SIGSTOP)
+        await until(lambda: stands_still(process.pid), lambda: asyncio.sleep(0.01), lambda: "it does not stand still")
+        with contextlib.closing(sqlite3.connect(store, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("begin immediate")
+                locked = False
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+
+    await until(lambda: not locked, stop, lambda: "it has the store's lock all the time")
 
 
 async def check(app: App, found: dict[str, list[int]]) -> None:
@@ -166,7 +186,7 @@ async def test_a_zombie_publishes_nothing(tmp_path: Path) -> None:
         await have_joined(app, name, 1)
         await produce(app, 0, 1000)
         await arrived(f"{name}.made", lambda count: count > 0)
-        zombie.send_signal(signal.SIGSTOP)
+        await stopped(zombie, tmp_path / "store.db")
         async with processes(name, tmp_path, 1):
             await produce(app, 1000, COUNT)
             await arrived(f"{name}.made", lambda count: count >= len(EXPECTED))

@@ -17,6 +17,7 @@ class Proxy:
     - `stall` lets nothing through, or none of the answers, and tells nobody. What was said meanwhile arrives
       after `mend`, even from one who has given up since.
     - `refuse` resets the connections, and takes no new ones.
+    - `listen_for` waits for a word of a client, and may have it arrive changed.
     """
 
     def __init__(self, host: str, port: int, *, at: int = 0) -> None:
@@ -27,6 +28,7 @@ class Proxy:
         self.answers_pass = self.questions_pass = True
         self.passed = 0
         """Bytes, in both directions."""
+        self._awaited: dict[bytes, tuple[bytes, asyncio.Event]] = {}
 
     @property
     def port(self) -> int:
@@ -60,6 +62,23 @@ class Proxy:
             self._server.close()
             self._server = None
         self.drop()
+
+    def listen_for(self, word: bytes, *, instead: bytes | None = None) -> asyncio.Event:
+        """Set when a client has said this for the first time; `instead`, of the same length, is what the server hears of it.
+
+        It is looked for in what arrives together, and so not found where a long question was cut in two in its middle.
+        """
+        said = asyncio.Event()
+        self._awaited[word] = word if instead is None else instead, said
+        return said
+
+    def heard(self, question: bytes) -> bytes:
+        """What a client has said, as the server shall hear it."""
+        for word in [word for word in self._awaited if word in question]:
+            instead, said = self._awaited.pop(word)
+            question = question.replace(word, instead, 1)
+            said.set()
+        return question
 
     async def mend(self) -> None:
         """Pass everything on again, what was held back first."""
@@ -117,7 +136,7 @@ class _End(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         assert self.other is not None
         self._proxy.passed += len(data)
-        self.other.write(data)
+        self.other.write(self._proxy.heard(data) if self.is_client else data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

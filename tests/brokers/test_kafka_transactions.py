@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
-from tests.brokers.kafka_server import kafka_url
+from tests.brokers.kafka_server import kafka_url, proxied, refuse_the_first
 from tests.brokers.words import PATIENCE, declared, made, published, taken, unique, until
 
 from millstream.brokers.kafka import KafkaBroker
@@ -51,6 +51,25 @@ def seen_uncommitted(topic: str, partitions: int) -> int:
             ends, count = (ends + 1, count) if record.error() else (ends, count + 1)
     consumer.close()
     return count
+
+
+async def test_a_refused_request_of_a_transaction_is_sent_again() -> None:
+    """A server refuses the first request of a transaction, and gets no later one before it: nothing fails, and all is there in its order."""
+    async with proxied() as (broker, proxy):
+        topic, group = await declared(broker, partitions=1)
+        output, _ = await declared(broker, partitions=1)
+        await published(broker, made(topic, 1))
+        member = Member(await broker.open(group, "m"))
+        done = await taken(member, 1, settle=False)
+        # So large that each goes in a request of its own.
+        outputs = made(output, 6, keys=1, prefix="out", data=b"x" * 600_000)
+
+        refused = asyncio.create_task(refuse_the_first(proxy, b"out-0", b"out-4"))
+        await member.subscription.publish_and_settle(outputs, done)
+        await refused
+        await member.close()
+
+        assert await stored(broker, output) == [e.id for e in outputs]
 
 
 async def test_each_input_has_its_output_once_although_members_come_and_go() -> None:

@@ -161,6 +161,20 @@ async def test_where_answers_are_stalled_questions_arrive(ground: Ground) -> Non
     await client.is_reset()
 
 
+async def test_a_word_that_is_awaited_arrives_changed_once(ground: Ground) -> None:
+    """Whoever waits is told when it is said, and the server hears something else of it, that time."""
+    client = await ground.client()
+    said, unsaid = ground.proxy.listen_for(b"two", instead=b"TWO"), ground.proxy.listen_for(b"three")
+
+    await client.says(b"one two two")
+    await client.hears(b"one TWO two")
+    await client.says(b"two")
+    await client.hears(b"two")
+
+    assert said.is_set()
+    assert not unsaid.is_set()
+
+
 async def test_what_was_said_by_one_who_has_given_up_arrives_late(ground: Ground) -> None:
     """A server may be asked by connections whose client has long since asked again in another."""
     client = await ground.greeted()

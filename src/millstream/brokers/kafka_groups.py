@@ -17,7 +17,7 @@ from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import error_of, failure, is_forbidden
 from millstream.brokers.kafka_history import KafkaHistory
-from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, PRODUCER, KafkaSettings
 from millstream.contracts.errors import BrokerUnavailableError
 from millstream.core.broker import Group, Partition
 
@@ -113,6 +113,7 @@ class KafkaGroups:
         settings: dict[str, Any] = {
             "retry.backoff.ms": 5,
             **self._settings.client,
+            **PRODUCER,
             "client.id": "millstream-groups",
             "transactional.id": TOPIC,
             "transaction.timeout.ms": 10_000,

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from millstream.brokers.kafka_errors import complaints, error_of, unusable
-from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, PRODUCER, KafkaSettings
 from millstream.brokers.refused_keys import RefusedKeys
 from millstream.contracts.envelope import Envelope
 from millstream.contracts.errors import MillstreamError
@@ -158,9 +158,8 @@ class Line:
         return {
             "reconnect.backoff.max.ms": 1000,
             **self._settings.client,
+            **PRODUCER,
             "client.id": "millstream",
-            "enable.idempotence": True,
-            "acks": "all",
             # A key is where Java's and KafkaJS's producers put it; librdkafka's own default differs.
             "partitioner": "murmur2_random",
             "linger.ms": self._linger,

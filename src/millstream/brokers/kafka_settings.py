@@ -36,7 +36,7 @@ OURS = {
         "group.id group.remote.assignor partition.assignment.strategy enable.auto.commit auto.commit.enable enable.auto.offset.store "
         "auto.offset.reset enable.partition.eof isolation.level check.crcs enable.idempotence enable.gapless.guarantee acks "
         "request.required.acks partitioner transactional.id transaction.timeout.ms retries message.send.max.retries "
-        "delivery.report.only.error".split(),
+        "delivery.report.only.error max.in.flight.requests.per.connection max.in.flight".split(),
         _PROMISES,
     ),
     **dict.fromkeys(("bootstrap.servers", "metadata.broker.list"), "write the servers before the question mark instead"),
@@ -51,6 +51,12 @@ OURS = {
     "client.id": "it is the name of the member, or of what the client is for; leave it out",
     "group.instance.id": "every process would have the same one, and Kafka lets only one of them work; leave it out",
 }
+
+
+#: What every producer is told. A server that knows nothing of a producer in a partition takes whatever it is sent first. If a request
+#: was refused (by one that is just becoming the leader), and the one behind it was not, librdkafka takes both for stored, and what the
+#: first one had is lost: so there is none behind it.
+PRODUCER: Mapping[str, Value] = {"enable.idempotence": True, "acks": "all", "max.in.flight.requests.per.connection": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

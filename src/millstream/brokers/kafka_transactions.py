@@ -15,7 +15,7 @@ from confluent_kafka import Message as Record
 from millstream.brokers import kafka_groups
 from millstream.brokers.kafka_errors import FENCED, complaints, error_of, failure, is_passing
 from millstream.brokers.kafka_producer import Outgoing
-from millstream.brokers.kafka_settings import CLIENT_LOG, KafkaSettings
+from millstream.brokers.kafka_settings import CLIENT_LOG, PRODUCER, KafkaSettings
 from millstream.contracts.errors import FencedError, MillstreamError, PublishError
 from millstream.core.broker import Partition
 
@@ -180,6 +180,7 @@ class KafkaTransactions:
             # A transaction that follows another at once is told to wait for so long.
             "retry.backoff.ms": 5,
             **self._settings.client,
+            **PRODUCER,
             "client.id": f"millstream-{self._group}",
             # A name of its own for every member: what fences a member is its number in the group.
             "transactional.id": f"millstream.{self._group}.{secrets.token_hex(8)}",

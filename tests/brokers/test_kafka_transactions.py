@@ -54,7 +54,7 @@ def seen_uncommitted(topic: str, partitions: int) -> int:
 
 
 async def test_a_refused_request_of_a_transaction_is_sent_again() -> None:
-    """A server refuses the first request of a transaction, and gets no later one before it: nothing fails, and all is there in its order."""
+    """A server refuses the first request of a transaction, and gets no later one before it: nothing fails, all is there in order."""
     async with proxied() as (broker, proxy):
         topic, group = await declared(broker, partitions=1)
         output, _ = await declared(broker, partitions=1)

@@ -28,7 +28,9 @@ _NOWHERE = Partition("", -1)
 class _Owned:
     """A partition of ours."""
 
-    __slots__ = ("delivered", "end", "gained", "generation", "held", "leaving", "partition", "paused", "settled", "unfetched")
+    __slots__ = (
+        "delivered", "end", "gained", "generation", "held", "leaving", "partition", "passed_on", "paused", "settled", "unfetched",
+    )  # fmt: skip
 
     def __init__(self, gained: Gained) -> None:
         self.partition = gained.partition
@@ -41,6 +43,8 @@ class _Owned:
         self.paused = False
         self.held: list[Record] = []
         """What came while it was paused."""
+        self.passed_on = 0
+        """So many of those count as received: they keep nobody else's from being fetched."""
         self.unfetched = False
         """The client was told of the pause, too."""
         self.leaving = False
@@ -73,6 +77,7 @@ class KafkaSubscription:
         self._taken: deque[Taken] = deque()
         self._owned: dict[Partition, _Owned] = {}
         self._held = 0
+        """Records that are held and not passed on."""
         self._held_since = 0.0
         self._generations = itertools.count(1)
         self._failure: MillstreamError | None = None
@@ -186,12 +191,19 @@ class KafkaSubscription:
         now = time.monotonic()
         if self._held < MOST_RECORDS // 2 or now - self._held_since < SHORT_PAUSE:
             return
-        filling = [owned for owned in self._owned.values() if owned.paused and owned.held and not owned.unfetched]
+        filling = [owned for owned in self._owned.values() if owned.held]
+        for owned in filling:
+            self._pass_on(owned)
+        # More of a partition may come after that, as much as was under way: it is passed on in its turn.
+        self._poller.pause([owned.partition for owned in filling if not owned.unfetched])
         for owned in filling:
             owned.unfetched = True
-            self._held -= len(owned.held)
-            self._poller.received(len(owned.held), 0)
-        self._poller.pause([owned.partition for owned in filling])
+
+    def _pass_on(self, owned: _Owned) -> None:
+        more = len(owned.held) - owned.passed_on
+        self._held -= more
+        self._poller.received(more, 0)
+        owned.passed_on = len(owned.held)
 
     def start(self, partition: Partition, position: int | None) -> None:
         owned = self._owned.get(partition)
@@ -259,18 +271,15 @@ class KafkaSubscription:
             owned.paused = False
             if owned.unfetched:
                 self._poller.resume([partition])
+                owned.unfetched = False
             held = owned.held
             if held:
-                generations = {partition: owned.generation}
-                counted = not owned.unfetched
-                owned.held = []
-                if counted:
-                    self._held -= len(held)
-                else:
-                    self._poller.received(-len(held), 0)
+                self._held -= len(held) - owned.passed_on
+                # They are received once more, and then for good.
+                self._poller.received(-owned.passed_on, 0)
+                owned.held, owned.passed_on = [], 0
                 held.reverse()
-                self._taken.appendleft(Taken(held, generations, 0))
-            owned.unfetched = False
+                self._taken.appendleft(Taken(held, {partition: owned.generation}, 0))
         self._ring()
 
     async def release(self, partitions: Sequence[Partition]) -> None:
@@ -348,10 +357,8 @@ class KafkaSubscription:
         self._notices.append(Revoked(partitions, self._monotonic() + deadline - time.monotonic()))
 
     def _drop_held(self, owned: _Owned) -> None:
-        if owned.held and not owned.unfetched:
-            self._held -= len(owned.held)
-            self._poller.received(len(owned.held), 0)
-        owned.held = []
+        self._pass_on(owned)
+        owned.held, owned.passed_on = [], 0
 
     def _ring(self) -> None:
         if self._waiter is not None and not self._waiter.done():

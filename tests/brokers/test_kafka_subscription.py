@@ -42,7 +42,7 @@ class Reader:
     """What makes deliveries of them."""
 
     def delivery(self, partition: Partition, position: int, _record: Record) -> Delivery:
-        return Delivery(partition, position, None, 0)
+        return Delivery(partition, position, None)
 
 
 class Thread:

@@ -58,6 +58,7 @@ async def test_what_waits_here_is_bounded_and_a_second_member_gets_its_share_all
     for key in {e.key for e in sent}:
         ids = [e.id for e in sent if e.key == key]
         assert [id_ for id_ in seen if id_ in ids] == ids
+    assert subscription._bytes == 0, "what was under way when a queue was given up takes room for ever"
     await one.close()
     await two.close()
 

@@ -271,6 +271,8 @@ class RabbitSubscription(MemberReceiving):
             self._turn.remove(claim)
         self._bytes -= sum(len(raw[2]) for raw in claim.waiting)
         claim.waiting.clear()
+        # What is under way goes back to the queue when the channel ends, and takes no room here until then.
+        claim.channel.on_message = lambda delivered, header, body: None
         self._room()
 
     async def _let_go(self, claims: Sequence[Claim]) -> None:

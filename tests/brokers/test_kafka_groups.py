@@ -463,8 +463,8 @@ async def test_a_topic_made_anew_gives_its_messages_other_names() -> None:
 
 async def test_options_that_make_no_client_are_told_as_such() -> None:
     """Each may be good, and only together with others, or for members, wrong: the error is the URL's, and says what librdkafka says."""
-    with pytest.raises(ConfigurationError, match=r"kafka://.*max.in.flight.*Correct the URL's options"):
-        async with KafkaBroker(f"{kafka_url()}&max.in.flight.requests.per.connection=10"):
+    with pytest.raises(ConfigurationError, match=r"kafka://.*queuing.strategy.*Correct the URL's options"):
+        async with KafkaBroker(f"{kafka_url()}&queuing.strategy=lifo"):
             pass
     async with KafkaBroker(f"{kafka_url()}&session.timeout.ms=5000") as broker:
         _, group = await declared(broker)

@@ -89,6 +89,8 @@ def test_a_member_keeps_its_group_waiting_for_no_longer_than_half_a_minute_or_a_
         ("kafka://k:9092?acks=1", "acks is Millstream's to set: its promises depend on it"),
         ("kafka://k:9092?auto.offset.reset=latest", "promises depend on it"),
         ("kafka://k:9092?enable.idempotence=false", "promises depend on it"),
+        ("kafka://k:9092?max.in.flight=5", "promises depend on it"),
+        ("kafka://k:9092?max.in.flight.requests.per.connection=5", "promises depend on it"),
         ("kafka://k:9092?linger.ms=5", "use publish_many"),
         ("kafka://k:9092?max.poll.interval.ms=60000", "a thread polls for them"),
         ("kafka://k:9092?batch.size=1000000", "use publish_many"),

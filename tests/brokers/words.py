@@ -63,14 +63,16 @@ async def works(broker: Broker) -> None:
     assert list(heard) == [b"hello"]
 
 
-async def until(reached: Callable[[], bool], step: Callable[[], Any], otherwise: Callable[[], str]) -> None:
+async def until(
+    reached: Callable[[], bool], step: Callable[[], Any], otherwise: Callable[[], str], *, patience: float = PATIENCE
+) -> None:
     """Do one step after another until something is so."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not reached():
                 await step()
     except TimeoutError as error:
-        raise AssertionError(f"{otherwise()} within {PATIENCE:g} s") from error
+        raise AssertionError(f"{otherwise()} within {patience:g} s") from error
 
 
 async def taken(member: Member, count: int, *, settle: bool = True) -> list[Delivery]:

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.brokers.nats_server import nats_url, tidied
@@ -14,7 +15,7 @@ from millstream import App
 from millstream.brokers.nats import NatsBroker
 from millstream.brokers.nats_names import stream_of, subject_of
 from millstream.brokers.nats_register import Place
-from millstream.contracts.errors import ConfigurationError, MillstreamError, PositionLostError
+from millstream.contracts.errors import BrokerUnavailableError, ConfigurationError, MillstreamError, PositionLostError
 from millstream.core.broker import Group, Lost, Partition, Topic
 from millstream.testing.broker_ground import Member
 
@@ -189,6 +190,59 @@ async def test_a_single_event_that_was_erased_is_passed_over() -> None:
         await member.close()
 
     assert positions == [position for position in range(1, 21) if position != 7]
+
+
+async def reading_over_two_gaps(broker: NatsBroker, monkeypatch: pytest.MonkeyPatch) -> tuple[Member, list[asyncio.Future[bool]]]:
+    """A member that has come to events 3 and 6 of ten, which are missing; each look waits until it is told whether it succeeds."""
+    topic, group = await declared(broker, partitions=1)
+    await published(broker, made(topic, 10))
+    for erased in (3, 6):
+        await broker._jetstream.call("erasing", f"STREAM.MSG.DELETE.{stream_of(Partition(topic, 0))}", {"seq": erased}, dict)
+    member = Member(await broker.open(group, "m"))
+    looks: list[asyncio.Future[bool]] = []
+    jetstream = member.subscription._jetstream  # type: ignore[attr-defined]
+    ask = jetstream.info
+
+    async def info(stream: str, **others: Any) -> object:
+        if stream == stream_of(Partition(topic, 0)) and len(looks) < 2:
+            looks.append(asyncio.get_running_loop().create_future())
+            if not await looks[-1]:
+                raise BrokerUnavailableError("for a moment")
+        return await ask(stream, **others)
+
+    # From now on: its claims have asked already.
+    await until(lambda: bool(member.partitions), member.step, lambda: "nothing was assigned")
+    monkeypatch.setattr(jetstream, "info", info)
+    await until(lambda: len(looks) == 2, lambda: asyncio.sleep(0.01), lambda: f"only {len(looks)} gaps were seen")
+    return member, looks
+
+
+async def test_nothing_behind_a_gap_is_handed_out_because_a_later_one_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two gaps are looked at, and the second answer comes first: all wait for the first one."""
+    async with NatsBroker(nats_url()) as broker:
+        member, (first, second) = await reading_over_two_gaps(broker, monkeypatch)
+
+        second.set_result(True)
+        early = await member.step(wait=0.2)
+        first.set_result(True)
+        items = await taken(member, 8)
+        await member.close()
+
+    assert early == []
+    assert [delivery.position for delivery in items] == [1, 2, 4, 5, 7, 8, 9, 10]
+
+
+async def test_an_outage_while_two_gaps_are_looked_at_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes once the server is back is looked at again from the first gap on."""
+    async with NatsBroker(nats_url()) as broker:
+        member, (first, second) = await reading_over_two_gaps(broker, monkeypatch)
+
+        first.set_result(False)
+        second.set_result(False)
+        items = await taken(member, 8)
+        await member.close()
+
+    assert [delivery.position for delivery in items] == [1, 2, 4, 5, 7, 8, 9, 10]
 
 
 async def test_retention_removes_by_age_and_size_what_groups_have_passed() -> None:

@@ -10,7 +10,7 @@ from tests.brokers.redis_server import redis_url
 from tests.brokers.words import declared, made, published, taken, unique, until
 
 from millstream.brokers.redis import RedisBroker
-from millstream.contracts.errors import BrokerError, FencedError, PositionLostError
+from millstream.contracts.errors import BrokerError, BrokerUnavailableError, FencedError, PositionLostError
 from millstream.core.broker import Assigned, Delivery, Group, Lost, Partition, Topic
 from millstream.testing.broker_ground import Member
 
@@ -177,6 +177,34 @@ async def test_a_single_entry_that_somebody_erased_stops_nobody(broker: RedisBro
     await member.close()
 
     assert [d.position for d in items] == [2, 3, 4, 6, 7, 8, 9, 10]
+
+
+async def test_an_outage_while_a_gap_is_looked_at_stops_nobody(
+    broker: RedisBroker, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server does not answer what it has of the stream: it is asked again, and all that is there comes."""
+    topic, group = await declared(broker, partitions=1)
+    await published(broker, made(topic, 10))
+    await plain.xdel(f"{topic}:0", "0-1")
+    member = Member(await broker.open(group, "m"))
+    await until(lambda: bool(member.partitions), member.step, lambda: "nothing was assigned")
+    subscription: Any = member.subscription
+    control, (claim,) = subscription._control, subscription.claims.values()
+    ask, failed = control.survey, 0
+
+    async def survey(*arguments: Any) -> Any:
+        nonlocal failed
+        if claim.gap is not None and not failed:
+            failed += 1
+            raise BrokerUnavailableError("for a moment")
+        return await ask(*arguments)
+
+    monkeypatch.setattr(control, "survey", survey)
+    items = await taken(member, 9)
+    await member.close()
+
+    assert failed
+    assert [d.position for d in items] == list(range(2, 11))
 
 
 async def test_a_stream_that_is_deleted_under_a_group_stops_it(broker: RedisBroker, plain: Any) -> None:

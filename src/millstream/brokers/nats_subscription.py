@@ -72,8 +72,9 @@ class Claim:
         self.next = 0
         """What comes next from the stream."""
         self.waiting: deque[Raw] = deque()
-        self.started = self.paused = self.held = False
-        """Held: whether something is missing is being found out."""
+        self.started = self.paused = False
+        self.gaps: list[int] = []
+        """Where something is missing: nothing is handed out while it is being found out whether somebody has erased it."""
         self.deadline: float | None = None
         """When it has to be given up, if another member needs it."""
         self.writing = asyncio.Lock()
@@ -438,25 +439,27 @@ class NatsSubscription(MemberReceiving):
 
     def _check_gap(self, claim: Claim, expected: int, found: int) -> None:
         """Positions are missing: single events that somebody erased, or what retention has taken."""
-        claim.held = True
-        self._start(self._look_at_gap(claim, expected, found))
+        claim.gaps.append(expected)
+        self._start(self._look_at_gap(claim, claim.gaps, expected, found))
 
-    async def _look_at_gap(self, claim: Claim, expected: int, found: int) -> None:
+    async def _look_at_gap(self, claim: Claim, gaps: list[int], expected: int, found: int) -> None:
         try:
             info = await self._jetstream.info(claim.stream)
         except BrokerUnavailableError:
-            # What comes once there is a connection has the same gap.
-            claim.waiting = deque(raw for raw in claim.waiting if raw[0] < expected)
-            claim.next, claim.held, claim.consumer = expected, False, ""
+            if claim.gaps is gaps:
+                # What comes once there is a connection has the same gaps, from the first one on.
+                claim.waiting = deque(raw for raw in claim.waiting if raw[0] < gaps[0])
+                claim.next, claim.gaps, claim.consumer = gaps[0], [], ""
+                self._loop.call_later(BACK_OFF[0], self._renew, claim, claim.generation)
             return
-        if self.claims.get(claim.partition) is not claim:
+        if self.claims.get(claim.partition) is not claim or claim.gaps is not gaps:
             return
         if info is None or info.first > expected:
             raise PositionLostError(
                 f"group {self.group!r} was to go on at {expected} of {claim.partition.topic}/{claim.partition.number}, and the log begins "
                 f"at {found} now. Look at what was lost, then move the group on purpose."
             )
-        claim.held = False
+        gaps.remove(expected)
         self._bell.set()
 
     def _end(self, claim: Claim) -> None:
@@ -480,7 +483,7 @@ class NatsSubscription(MemberReceiving):
             # To the end of the line, so that a busy partition does not starve the others.
             turn.rotate(-1)
             waiting = claim.waiting
-            if waiting and claim.started and not claim.paused and not claim.held and claim.deadline is None:
+            if waiting and claim.started and not claim.paused and not claim.gaps and claim.deadline is None:
                 make = claim.reader.delivery
                 for _ in range(min(most - len(items), len(waiting))):
                     position, nanos, head, body = waiting.popleft()
@@ -515,7 +518,7 @@ class NatsSubscription(MemberReceiving):
 
     def _rewind(self, claim: Claim, position: int) -> None:
         claim.waiting.clear()
-        claim.held = False
+        claim.gaps = []
         claim.delivered = position - 1
         claim.next = position
         self._consume(claim)

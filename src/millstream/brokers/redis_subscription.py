@@ -59,8 +59,9 @@ class Claim:
         """How many entries lie before `settled`; -1 where nobody knows."""
         self.waiting: deque[Entry] = deque()
         self.size = 0.0
-        self.started = self.paused = self.held = False
-        """Held: whether something is missing is being found out."""
+        self.started = self.paused = False
+        self.gap: int | None = None
+        """Where something is missing: nothing is read or handed out while it is being found out whether somebody has erased it."""
         self.deadline: float | None = None
         """When it has to be given up, if another member needs it."""
 
@@ -254,7 +255,7 @@ class RedisSubscription(MemberReceiving):
     async def _read(self) -> None:
         back_off = BACK_OFF[0]
         while not self._over and self._failure is None:
-            claims = [c for c in self._turn if c.started and not c.paused and not c.held and c.has_room]
+            claims = [c for c in self._turn if c.started and not c.paused and c.gap is None and c.has_room]
             if not claims:
                 self._read_kick.clear()
                 await self._read_kick.wait()
@@ -309,20 +310,30 @@ class RedisSubscription(MemberReceiving):
     def _came(self, claim: Claim, entries: list[Any], size: float) -> None:
         first = position_of(entries[0][0])
         if first != claim.next and first < PLAIN:
-            claim.held = True
-            self._start(partial(self._look_at_gap, claim, claim.next, first))
+            claim.gap = claim.next
+            self._start(partial(self._look_at_gap, claim, claim.next))
         claim.next = position_of(entries[-1][0]) + 1
         # Quick to fear large ones, and slow to trust that they are over.
         claim.size = max(size, claim.size * 0.7 + size * 0.3)
         claim.waiting.extend(entries)
         self._bell.set()
 
-    async def _look_at_gap(self, claim: Claim, expected: int, found: int) -> None:
+    async def _look_at_gap(self, claim: Claim, expected: int) -> None:
         """Positions are missing: single entries that somebody erased, or what retention has taken."""
-        (stand,) = await self._control.survey([claim.partition], self.group)
+        try:
+            (stand,) = await self._control.survey([claim.partition], self.group)
+        except BrokerUnavailableError:
+            stand = None
+            if claim.gap == expected:
+                # What is read once there is a connection has the same gap.
+                claim.waiting = deque(entry for entry in claim.waiting if position_of(entry[0]) < expected)
+                claim.next = expected
+        if claim.gap != expected:
+            # The group was moved meanwhile.
+            return
         if stand is not None and stand.lacks(expected):
             raise self._lost_position(claim.partition, expected, stand)
-        claim.held = False
+        claim.gap = None
         self._bell.set()
         self._read_kick.set()
 
@@ -357,7 +368,7 @@ class RedisSubscription(MemberReceiving):
             # To the end of the line, so that a busy partition does not starve the others.
             turn.rotate(-1)
             waiting = claim.waiting
-            if waiting and claim.started and not claim.paused and not claim.held and claim.deadline is None:
+            if waiting and claim.started and not claim.paused and claim.gap is None and claim.deadline is None:
                 make = claim.reader.delivery
                 for _ in range(min(most - len(items), len(waiting))):
                     items.append(make(waiting.popleft()))
@@ -386,7 +397,7 @@ class RedisSubscription(MemberReceiving):
 
     def _rewind(self, claim: Claim, position: int) -> None:
         claim.waiting.clear()
-        claim.held = False
+        claim.gap = None
         claim.next = claim.delivered = position
         self._ask_anew()
 

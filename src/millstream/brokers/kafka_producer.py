@@ -263,5 +263,4 @@ class _Batch:
 
     def give_up(self, error: KafkaError) -> None:
         """On the loop: whatever is not known by now has failed."""
-        # A list of its own, which no late report changes.
         self._answers = [error if answer is _UNKNOWN else answer for answer in self._answers]

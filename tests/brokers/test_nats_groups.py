@@ -245,6 +245,24 @@ async def test_an_outage_while_two_gaps_are_looked_at_skips_nothing(monkeypatch:
     assert [delivery.position for delivery in items] == [1, 2, 4, 5, 7, 8, 9, 10]
 
 
+async def test_a_look_at_a_gap_that_fails_moves_nobody_who_is_elsewhere_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told to go on behind both gaps while they were looked at, and does."""
+    async with NatsBroker(nats_url()) as broker:
+        member, (first, second) = await reading_over_two_gaps(broker, monkeypatch)
+        (partition,) = member.partitions
+
+        (claim,) = member.subscription.claims.values()  # type: ignore[attr-defined]
+
+        member.subscription.start(partition, 8)
+        await until(lambda: len(claim.waiting) == 3, lambda: asyncio.sleep(0.01), lambda: f"{len(claim.waiting)} have come")
+        first.set_result(False)
+        second.set_result(True)
+        items = await taken(member, 3)
+        await member.close()
+
+    assert [delivery.position for delivery in items] == [8, 9, 10]
+
+
 async def test_retention_removes_by_age_and_size_what_groups_have_passed() -> None:
     """The age is the server's clock's; bytes are counted by partition, each event as large as the average."""
     async with NatsBroker(nats_url()) as broker:

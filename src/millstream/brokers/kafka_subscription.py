@@ -76,9 +76,7 @@ class KafkaSubscription:
         self._notices: deque[Received] = deque()
         self._taken: deque[Taken] = deque()
         self._owned: dict[Partition, _Owned] = {}
-        self._held = 0
-        """Records that are held and not passed on."""
-        self._held_since = 0.0
+        self._paused_at = 0.0
         self._generations = itertools.count(1)
         self._failure: MillstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -114,12 +112,11 @@ class KafkaSubscription:
             taken = self._taken[0]
             count = min(most - len(items), len(taken.records))
             held = self._open(taken.records, count, taken.generations, items)
-            self._held += held
             whole = not taken.records
             if whole:
                 self._taken.popleft()
             self._poller.received(count - held, taken.size if whole else 0)
-        if self._held and not items:
+        if not items:
             self._make_room()
         return items
 
@@ -188,10 +185,10 @@ class KafkaSubscription:
 
     def _make_room(self) -> None:
         """Only paused partitions have something: if they fill what may wait, have no more of them fetched."""
-        now = time.monotonic()
-        if self._held < MOST_RECORDS // 2 or now - self._held_since < SHORT_PAUSE:
-            return
         filling = [owned for owned in self._owned.values() if owned.held]
+        held = sum(len(owned.held) - owned.passed_on for owned in filling)
+        if held < MOST_RECORDS // 2 or time.monotonic() - self._paused_at < SHORT_PAUSE:
+            return
         for owned in filling:
             self._pass_on(owned)
         # More of a partition may come after that, as much as was under way: it is passed on in its turn.
@@ -200,9 +197,7 @@ class KafkaSubscription:
             owned.unfetched = True
 
     def _pass_on(self, owned: _Owned) -> None:
-        more = len(owned.held) - owned.passed_on
-        self._held -= more
-        self._poller.received(more, 0)
+        self._poller.received(len(owned.held) - owned.passed_on, 0)
         owned.passed_on = len(owned.held)
 
     def start(self, partition: Partition, position: int | None) -> None:
@@ -261,7 +256,7 @@ class KafkaSubscription:
             owned = self._owned.get(partition)
             if owned is not None and not owned.paused:
                 owned.paused = True
-                self._held_since = time.monotonic()
+                self._paused_at = time.monotonic()
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
@@ -274,7 +269,6 @@ class KafkaSubscription:
                 owned.unfetched = False
             held = owned.held
             if held:
-                self._held -= len(held) - owned.passed_on
                 # They are received once more, and then for good.
                 self._poller.received(-owned.passed_on, 0)
                 owned.held, owned.passed_on = [], 0
